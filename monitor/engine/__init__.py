@@ -1,0 +1,1 @@
+"""The vLLM plugin: the only importer of vllm. Each module says in which process it runs."""

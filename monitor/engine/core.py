@@ -1,0 +1,116 @@
+"""Where the plugin enters vLLM's engine core: admission and the release of a sampled token.
+
+    EngineCore.preprocess_add_request      verify the plan; salt the prefix cache; one step more for hold
+    Scheduler.update_from_output           take the worker's verdicts
+    Scheduler._update_request_with_output  end a stopped request with nothing released
+
+Runs in: vLLM engine core process.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from monitor.engine.settings import EngineSettings
+from monitor.errors import PlanError
+from monitor.policy.plan import XARGS_KEY, GatePlan, verify_plan
+from probes.bundle import Bundle, read_bundle
+
+STOP_REASON_PREFIX = "plumbline:"
+_STOPS = "plumbline_stops"
+_MAX_TOKENS = "plumbline_max_tokens"
+
+
+def patch_engine_core(settings: EngineSettings) -> None:
+    """Install the three entry points; a second call does nothing."""
+    from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415  heavy; only when configured
+    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+
+    if getattr(EngineCore, "_plumbline", False):
+        return
+    EngineCore._plumbline = True
+    _patch_admission(EngineCore, Admission(settings, read_bundle(settings.bundle)))
+    _patch_scheduler(Scheduler)
+
+
+class Admission:
+    """Decides whether a request may run, and under which cache salt."""
+
+    def __init__(self, settings: EngineSettings, bundle: Bundle) -> None:
+        self._settings = settings
+        self._bundle = bundle
+        if settings.default_plan is not None:
+            self._verify(settings.default_plan, now=0.0)
+
+    def admit(self, request: Any) -> GatePlan | None:
+        """Verify the plan that ``request`` (an ``EngineCoreRequest``) carries, and salt its cache blocks.
+
+        Raises:
+            PlanError: the request is then answered with an error and never runs.
+        """
+        params = request.sampling_params
+        text = (params.extra_args or {}).get(XARGS_KEY) if params is not None else None
+        if text is not None:
+            plan = self._verify(text)
+        elif self._settings.default_plan is not None:
+            plan = self._verify(self._settings.default_plan, now=0.0)
+        else:
+            return None
+        if (salt := plan.cache_salt()) is not None and request.cache_salt != salt:
+            request.cache_salt = f"{salt}:{request.cache_salt or ''}"
+        return plan
+
+    def _verify(self, text: str, now: float | None = None) -> GatePlan:
+        plan = verify_plan(text, self._settings.plan_key, self._bundle.digest, now)
+        manifest = self._bundle.manifest
+        probes = [d.probe for d in plan.detectors if manifest.probe(d.probe) is None]
+        steerings = (*plan.steering, *(s for d in plan.detectors for s in d.steering))
+        directions = [s.direction for s in steerings if manifest.direction(s.direction) is None]
+        if probes or directions:
+            raise PlanError(f"the bundle has no {', '.join(probes + directions)}")
+        return plan
+
+
+def _patch_admission(core_cls: Any, admission: Admission) -> None:
+    original = core_cls.preprocess_add_request
+
+    @functools.wraps(original)
+    def preprocess_add_request(self: Any, request: Any) -> Any:
+        plan = admission.admit(request)
+        added, wave = original(self, request)
+        if plan is not None and plan.hold:
+            # The last token of a length-capped response is sampled but never fed forward, so it would have
+            # no score: run one step more and drop the extra token (see _update_request_with_output below).
+            setattr(added, _MAX_TOKENS, added.max_tokens)
+            added.max_tokens += 1
+        return added, wave
+
+    core_cls.preprocess_add_request = preprocess_add_request
+
+
+def _patch_scheduler(scheduler_cls: Any) -> None:
+    from vllm.v1.request import RequestStatus  # noqa: PLC0415  heavy; only when configured
+
+    update, update_request = scheduler_cls.update_from_output, scheduler_cls._update_request_with_output
+
+    @functools.wraps(update)
+    def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        setattr(self, _STOPS, getattr(model_runner_output, _STOPS, None) or {})
+        return update(self, scheduler_output, model_runner_output)
+
+    @functools.wraps(update_request)
+    def _update_request_with_output(self: Any, request: Any, new_token_ids: list[int], *args: Any, **kwargs: Any) -> Any:
+        rule = getattr(self, _STOPS, {}).get(request.request_id)
+        if rule is not None:
+            request.status = RequestStatus.FINISHED_STOPPED
+            request.stop_reason = STOP_REASON_PREFIX + rule
+            return [], True
+        wanted = getattr(request, _MAX_TOKENS, None)
+        if wanted is not None and request.num_output_tokens >= wanted:
+            request.status = RequestStatus.FINISHED_LENGTH_CAPPED
+            return [], True
+        return update_request(self, request, new_token_ids, *args, **kwargs)
+
+    scheduler_cls.update_from_output = update_from_output
+    scheduler_cls._update_request_with_output = _update_request_with_output

@@ -1,0 +1,51 @@
+"""The plugin's configuration: environment variables set by ``plumbline serve``, or by hand.
+
+Runs in: every process of vLLM. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from monitor.errors import ConfigError
+from monitor.policy.plan import parse_key
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an instrumented engine needs.
+
+    Attributes:
+        bundle: directory of the bundle (``PLUMBLINE_BUNDLE``).
+        frames: ZeroMQ endpoint that the engine binds (``PLUMBLINE_FRAMES``).
+        plan_key: secret shared with the monitor (``PLUMBLINE_PLAN_KEY``, hex, at least 16 bytes).
+        default_plan: signed plan for requests that carry none (``PLUMBLINE_DEFAULT_PLAN``), or None.
+    """
+
+    bundle: Path
+    frames: str
+    plan_key: bytes
+    default_plan: str | None
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> EngineSettings | None:
+        """Read the settings; None if ``PLUMBLINE_BUNDLE`` is not set (the plugin is then inert).
+
+        Raises:
+            ConfigError: the bundle is named but something else is missing or malformed.
+        """
+        bundle = env.get("PLUMBLINE_BUNDLE")
+        if not bundle:
+            return None
+        missing = [name for name in ("PLUMBLINE_FRAMES", "PLUMBLINE_PLAN_KEY") if not env.get(name)]
+        if missing:
+            raise ConfigError(
+                f"PLUMBLINE_BUNDLE is set but {' and '.join(missing)} is not; "
+                "start the engine with `plumbline serve`, or set all three"
+            )
+        return cls(Path(bundle), env["PLUMBLINE_FRAMES"], parse_key(env["PLUMBLINE_PLAN_KEY"]),
+                   env.get("PLUMBLINE_DEFAULT_PLAN") or None)  # fmt: skip
+

@@ -1,0 +1,166 @@
+"""What happens around one forward pass: rows and entries before, scores, folds and verdicts after.
+
+Runs in: vLLM worker, on the host.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monitor.engine.gate import Chunk, Gate, GateState
+from monitor.engine.instrument import Instrumentation
+from monitor.engine.publish import FramePublisher
+from monitor.engine.rows import RequestRows, StepRows, V1Rows
+from monitor.engine.score_cache import ScoreCache
+from monitor.engine.settings import EngineSettings
+from monitor.frames import RequestScores
+from monitor.policy.plan import XARGS_KEY, GatePlan, verify_plan
+from monitor.types import Steering
+from probes.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+_CHOICE = re.compile(r"(\d+)_")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request that is being followed: its gate state, and the steering that holds its table entry."""
+
+    state: GateState
+    steering: tuple[Steering, ...]
+    entry: int
+
+
+class StepHooks:
+    """Follows every request of one worker from its first row to its end."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: EngineSettings,
+        instrumentation: Instrumentation,
+        rows: V1Rows,
+        publisher: FramePublisher,
+        max_requests: int,
+    ) -> None:
+        self._bundle = bundle
+        self._settings = settings
+        self._taps = instrumentation
+        self._rows = rows
+        self._publisher = publisher
+        self._gate = Gate(bundle.manifest, instrumentation.probes, max_requests)
+        self._open: dict[str, _Open] = {}
+        self._step: StepRows | None = None
+        self._slots: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None
+        self.cache: ScoreCache | None = None
+
+    def finished(self, request_ids: set[str]) -> None:
+        """These requests are done (finished or aborted): say so, and free what they held."""
+        reports = []
+        for request_id in request_ids:
+            if (request := self._open.pop(request_id, None)) is None:
+                continue
+            self._taps.steering.release(request.steering)
+            self._gate.close(request.state)
+            reports.append(request.state.report(request.state.position, None, ended=True))
+        if reports:
+            self._publisher.publish(tuple(reports))
+
+    def before_forward(self) -> None:
+        """Fill the per-token buffers of the coming step."""
+        step = self._step = self._rows.step()
+        entries = np.zeros(step.n_tokens, dtype=np.int64)
+        slots = np.empty(step.n_tokens, dtype=np.int64)
+        for rows in step.requests:
+            if request := self._follow(rows.request_id):
+                entries[rows.start : rows.stop] = request.entry
+            end = rows.position + rows.stop - rows.start
+            slots[rows.start : rows.stop] = self._rows.kv_slots(rows.index, rows.position, end)
+        self._slots = slots
+        self._taps.steering.set_rows(torch.from_numpy(entries))
+        self._taps.poison(step.n_tokens)
+
+    def after_forward(self) -> dict[str, str]:
+        """Fold the step's scores, publish a frame, and return ``{vLLM request id: rule}`` to stop now.
+
+        An exception leaves this step's tokens unscored, is counted in the heartbeat, and never reaches vLLM.
+        """
+        step, self._step = self._step, None
+        if step is None:
+            return {}
+        try:
+            return self._after_forward(step)
+        except Exception:  # whatever it is: the engine goes on, the tokens are unscored, and everybody sees it
+            self._publisher.errors += 1
+            log.exception("the tokens of this step are unscored")
+            return {}
+
+    def _after_forward(self, step: StepRows) -> dict[str, str]:
+        scores = self._taps.scores[: step.n_tokens].cpu()
+        if self.cache is not None and self._slots is not None:
+            self.cache.scatter(self._slots, scores)
+        followed = [(rows, self._open[rows.request_id]) for rows in step.requests if rows.request_id in self._open]
+        chunks = [
+            Chunk(request.state, new) for rows, request in followed if len(new := self._new_scores(rows, request, scores))
+        ]
+        before = {id(request.state): request.state.position for _, request in followed}
+        self._gate.fold(chunks)
+        if chunks:
+            reports: list[RequestScores] = [c.state.report(before[id(c.state)], c.scores) for c in chunks]
+            self._publisher.publish(tuple(reports))
+        for _, request in followed:
+            self._change_steering(request)
+        return {rows.request_id: r.state.stopped for rows, r in followed if r.state.stopped is not None}
+
+    def _new_scores(self, rows: RequestRows, request: _Open, scores: Tensor) -> Tensor:
+        """Scores from the request's first unfolded position on: kept ones of a prefix hit, then this step's."""
+        next_position = request.state.position
+        own = scores[rows.start : rows.stop]
+        if rows.position < next_position:
+            return own[next_position - rows.position :]
+        if rows.position == next_position:
+            return own
+        if self.cache is None:
+            kept = torch.full((rows.position - next_position, scores.shape[1]), torch.nan)
+        else:
+            kept = self.cache.gather(self._rows.kv_slots(rows.index, next_position, rows.position)).cpu()
+        return torch.cat([kept, own])
+
+    def _follow(self, request_id: str) -> _Open | None:
+        """The open request, opened on its first row; None if it has no plan and there is no default plan."""
+        if (request := self._open.get(request_id)) is not None:
+            return request
+        plan = self._plan(request_id)
+        if plan is None:
+            return None
+        choice = int(match[1]) if plan.n > 1 and (match := _CHOICE.match(request_id)) else 0
+        prompt = self._rows.prompt(request_id)
+        state = self._gate.open(plan, choice, prompt, self._bundle.manifest.model.markers)
+        request = _Open(state, state.steering, self._taps.steering.acquire(state.steering))
+        self._open[request_id] = request
+        return request
+
+    def _plan(self, request_id: str) -> GatePlan | None:
+        text = self._rows.extra_args(request_id).get(XARGS_KEY)
+        if text is not None:
+            # The engine core checked the expiry when it admitted the request; it may have waited since.
+            return verify_plan(text, self._settings.plan_key, self._bundle.digest, now=0.0)
+        if self._settings.default_plan is None:
+            return None
+        default = verify_plan(self._settings.default_plan, self._settings.plan_key, self._bundle.digest, now=0.0)
+        return default.for_request(request_id)
+
+    def _change_steering(self, request: _Open) -> None:
+        """A rule may have added a steering; it holds from the next forward pass on."""
+        if request.steering == request.state.steering:
+            return
+        self._taps.steering.release(request.steering)
+        request.steering = request.state.steering
+        request.entry = self._taps.steering.acquire(request.steering)

@@ -1,0 +1,102 @@
+"""Tiny models with random weights, and random bundles for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+
+from probes.bundle import Bundle, direction_tensor, probe_tensor, write_bundle
+from probes.fingerprint import fingerprint_model
+from probes.types import (
+    Calibration,
+    Direction,
+    FoldKind,
+    FoldSpec,
+    Histogram,
+    Manifest,
+    ModelInfo,
+    Probe,
+    RoleMarkers,
+    Scope,
+    Threshold,
+)
+
+N_WORDS = 300
+SPECIAL = ["<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
+USER, ASSISTANT = SPECIAL.index("<|user|>"), SPECIAL.index("<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SIZES = {
+    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 256, "max_position_embeddings": 512, "vocab_size": N_WORDS,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15,
+}  # fmt: skip
+CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def make_model(path: Path, family: str = "llama", seed: int = 0) -> Path:
+    """Write a random model of ``family`` with a word-level tokenizer and a chat template."""
+    torch.manual_seed(seed)
+    extra = {"head_dim": 32} if family == "qwen3" else {}
+    config = CONFIGS[family](**SIZES, **extra, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config)
+    model.generation_config.eos_token_id = 2
+    model.save_pretrained(path)
+    words = {w: i for i, w in enumerate(SPECIAL + [f"w{i}" for i in range(N_WORDS - len(SPECIAL))])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
+        additional_special_tokens=SPECIAL[3:6], chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+    fast.save_pretrained(path)
+    return path
+
+
+def make_probe(name: str, layer: int, fold: FoldSpec, scope: Scope, bias: float, threshold: float = 0.0) -> Probe:
+    """A probe whose threshold means nothing."""
+    cut = Threshold(value=threshold, fpr=0.01, measured_fpr=0.0, n_negatives=300, data="random")
+    return Probe(
+        name=name, concept=name, layer=layer, bias=bias, fold=fold, scope=scope, thresholds=(cut,),
+        calibration=Calibration(slope=1.0, intercept=0.0), reference=Histogram(edges=(0.0, 1.0), counts=(1,)),
+    )  # fmt: skip
+
+
+def make_bundle(path: Path, model: Path, seed: int = 0) -> Bundle:
+    """Random probes over all folds and scopes and on every layer, and two directions."""
+    config = json.loads((model / "config.json").read_text())
+    rng = np.random.default_rng(seed)
+    d_model, n_layers = config["hidden_size"], config["num_hidden_layers"]
+    specs = [
+        ("intent", 1, FoldSpec(kind=FoldKind.LAST), Scope.LAST_USER),
+        ("intent_mean", 1, FoldSpec(kind=FoldKind.MEAN), Scope.PROMPT),
+        ("deceit", 2, FoldSpec(kind=FoldKind.MEAN, min_tokens=3), Scope.RESPONSE),
+        ("invention", n_layers - 1, FoldSpec(kind=FoldKind.ROLLING_MEAN_MAX, window=3), Scope.RESPONSE),
+        ("first", 0, FoldSpec(kind=FoldKind.MAX), Scope.ALL),
+        ("smooth", 2, FoldSpec(kind=FoldKind.EMA_MAX), Scope.RESPONSE),
+    ]
+    probes = tuple(make_probe(n, layer, f, s, float(rng.normal())) for n, layer, f, s in specs)
+    vectors = {probe_tensor(p.name): rng.normal(size=d_model).astype(np.float32) * 0.1 for p in probes}
+    directions = tuple(
+        Direction(name=n, concept=n, layer=layer, magnitude=m, position="last prompt token")
+        for n, layer, m in (("refusal", 2, 4.0), ("other", 1, 3.0))
+    )
+    for d in directions:
+        v = rng.normal(size=d_model)
+        vectors[direction_tensor(d.name)] = (v / np.linalg.norm(v)).astype(np.float32)
+    info = ModelInfo(
+        name="tiny", architecture=config["architectures"][0], n_layers=n_layers, d_model=d_model,
+        fingerprint=fingerprint_model(model), markers=RoleMarkers(user=(USER,), assistant=(ASSISTANT,)),
+    )  # fmt: skip
+    manifest = Manifest(
+        name="tiny", version="1", created="2026-01-01T00:00:00Z", model=info, probes=probes, directions=directions
+    )
+    return write_bundle(path, manifest, vectors)
