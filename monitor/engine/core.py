@@ -20,16 +20,17 @@ from probes.bundle import Bundle, read_bundle
 STOP_REASON_PREFIX = "plumbline:"
 _STOPS = "plumbline_stops"
 _MAX_TOKENS = "plumbline_max_tokens"
+_PATCHED = "_plumbline"
 
 
 def patch_engine_core(settings: EngineSettings) -> None:
     """Install the three entry points; a second call does nothing."""
-    from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415  heavy; only when configured
-    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.core import EngineCore
 
-    if getattr(EngineCore, "_plumbline", False):
+    if getattr(EngineCore, _PATCHED, False):
         return
-    EngineCore._plumbline = True
+    setattr(EngineCore, _PATCHED, True)
     _patch_admission(EngineCore, Admission(settings, read_bundle(settings.bundle)))
     _patch_scheduler(Scheduler)
 
@@ -90,7 +91,7 @@ def _patch_admission(core_cls: Any, admission: Admission) -> None:
 
 
 def _patch_scheduler(scheduler_cls: Any) -> None:
-    from vllm.v1.request import RequestStatus  # noqa: PLC0415  heavy; only when configured
+    from vllm.v1.request import RequestStatus
 
     update, update_request = scheduler_cls.update_from_output, scheduler_cls._update_request_with_output
 
@@ -100,7 +101,9 @@ def _patch_scheduler(scheduler_cls: Any) -> None:
         return update(self, scheduler_output, model_runner_output)
 
     @functools.wraps(update_request)
-    def _update_request_with_output(self: Any, request: Any, new_token_ids: list[int], *args: Any, **kwargs: Any) -> Any:
+    def _update_request_with_output(
+        self: Any, request: Any, new_token_ids: list[int], *args: Any, **kwargs: Any
+    ) -> Any:
         rule = getattr(self, _STOPS, {}).get(request.request_id)
         if rule is not None:
             request.status = RequestStatus.FINISHED_STOPPED

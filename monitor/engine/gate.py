@@ -45,6 +45,7 @@ class GateState:
         slot: its request slot, a row of the fold states.
         position: first position that is not folded yet.
         scored: positions folded with a score.
+        cache_misses: of the others, those that a prefix-cache hit provided without kept scores.
         steering: what applies to it now.
         stopped: the rule that ended it, or None.
     """
@@ -58,6 +59,7 @@ class GateState:
     steering: tuple[Steering, ...]
     position: int = 0
     scored: int = 0
+    cache_misses: int = 0
     stopped: str | None = None
 
     def report(self, first: int, scores: Tensor | None, *, ended: bool = False) -> RequestScores:
@@ -74,15 +76,22 @@ class GateState:
             detectors=tuple(d.state() for d in self.detectors),
             stopped=self.stopped,
             ended=ended,
+            cache_misses=self.cache_misses,
         )
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """New positions of one request: ``scores`` ``(n_tokens, n_columns)`` fp32 CPU, from ``state.position`` on."""
+    """New positions of one request, from ``state.position`` on.
+
+    Attributes:
+        scores: ``(n_tokens, n_columns)`` fp32 on the CPU.
+        n_kept: leading rows that came from the score cache.
+    """
 
     state: GateState
     scores: Tensor
+    n_kept: int = 0
 
 
 @dataclass
@@ -134,6 +143,7 @@ class Gate:
         for chunk in chunks:
             if chunk.scores.shape[0] > 1:
                 self._fold_equal([chunk.state], chunk.scores[None])
+            chunk.state.cache_misses += int(torch.isnan(chunk.scores[: chunk.n_kept]).any(1).sum())
 
     def _fold_equal(self, states: Sequence[GateState], scores: Tensor) -> None:
         """``scores``: ``(n_requests, n_tokens, n_columns)``, from each state's position on."""
@@ -165,7 +175,7 @@ class Gate:
             for detector in state.detectors:
                 if detector.column != column:
                     continue
-                detector.score = None if newest[row] != newest[row] else newest[row]  # noqa: PLR0124  NaN
+                detector.score = None if newest[row] != newest[row] else newest[row]  # NaN: unscored
                 if detector.trip_position is None and highest[row] >= detector.plan.threshold:
                     token = int((decided[row] >= detector.plan.threshold).nonzero()[0, 0])
                     detector.trip_position = state.position + token

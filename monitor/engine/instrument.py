@@ -109,9 +109,7 @@ def _tap_for(bundle: Bundle, names: list[str], column: int, scores: Tensor) -> C
     return tap
 
 
-def _wrap_layer(
-    layer: Any, tap: Callable[[Tensor, Tensor], None] | None, add: Callable[[Tensor], None] | None
-) -> None:
+def _wrap_layer(layer: Any, tap: Callable[[Tensor, Tensor], None] | None, add: Callable[[Tensor], None] | None) -> None:
     """Read the block's output, then steer it (on the residual half of the split stream)."""
     if tap is None and add is None:
         return

@@ -17,7 +17,7 @@ def register() -> None:
         ConfigError: the environment is incomplete.
         BundleError: the bundle cannot be read.
     """
-    from monitor.engine.settings import EngineSettings  # noqa: PLC0415  see the module docstring
+    from monitor.engine.settings import EngineSettings  # noqa: PLC0415  # see the module docstring
 
     settings = EngineSettings.from_env()
     if settings is None:

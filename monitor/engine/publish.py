@@ -37,7 +37,7 @@ class FramePublisher:
         self._dropped = 0
         self._sequence = 0
         self._queue: queue.Queue[ScoreFrame | None] = queue.Queue(maxsize=_QUEUE_FRAMES)
-        self._socket = zmq.Context.instance().socket(zmq.PUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE_FRAMES)
         self._socket.setsockopt(zmq.LINGER, 200)
         self._socket.bind(endpoint)

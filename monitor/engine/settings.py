@@ -48,4 +48,3 @@ class EngineSettings:
             )
         return cls(Path(bundle), env["PLUMBLINE_FRAMES"], parse_key(env["PLUMBLINE_PLAN_KEY"]),
                    env.get("PLUMBLINE_DEFAULT_PLAN") or None)  # fmt: skip
-

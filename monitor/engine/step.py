@@ -107,9 +107,7 @@ class StepHooks:
         if self.cache is not None and self._slots is not None:
             self.cache.scatter(self._slots, scores)
         followed = [(rows, self._open[rows.request_id]) for rows in step.requests if rows.request_id in self._open]
-        chunks = [
-            Chunk(request.state, new) for rows, request in followed if len(new := self._new_scores(rows, request, scores))
-        ]
+        chunks = [c for rows, request in followed if len((c := self._chunk(rows, request.state, scores)).scores)]
         before = {id(request.state): request.state.position for _, request in followed}
         self._gate.fold(chunks)
         if chunks:
@@ -119,19 +117,17 @@ class StepHooks:
             self._change_steering(request)
         return {rows.request_id: r.state.stopped for rows, r in followed if r.state.stopped is not None}
 
-    def _new_scores(self, rows: RequestRows, request: _Open, scores: Tensor) -> Tensor:
-        """Scores from the request's first unfolded position on: kept ones of a prefix hit, then this step's."""
-        next_position = request.state.position
+    def _chunk(self, rows: RequestRows, state: GateState, scores: Tensor) -> Chunk:
+        """A request's first unfolded position on: kept scores of a prefix hit, then this step's; perhaps nothing."""
         own = scores[rows.start : rows.stop]
-        if rows.position < next_position:
-            return own[next_position - rows.position :]
-        if rows.position == next_position:
-            return own
+        if rows.position <= state.position:
+            return Chunk(state, own[state.position - rows.position :])
+        n_kept = rows.position - state.position
         if self.cache is None:
-            kept = torch.full((rows.position - next_position, scores.shape[1]), torch.nan)
+            kept = torch.full((n_kept, scores.shape[1]), torch.nan)
         else:
-            kept = self.cache.gather(self._rows.kv_slots(rows.index, next_position, rows.position)).cpu()
-        return torch.cat([kept, own])
+            kept = self.cache.gather(self._rows.kv_slots(rows.index, state.position, rows.position))
+        return Chunk(state, torch.cat([kept, own]), n_kept)
 
     def _follow(self, request_id: str) -> _Open | None:
         """The open request, opened on its first row; None if it has no plan and there is no default plan."""

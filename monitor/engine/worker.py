@@ -36,19 +36,20 @@ log = logging.getLogger(__name__)
 STOPS_ATTRIBUTE = "plumbline_stops"
 """On ``ModelRunnerOutput``: ``{vLLM request id: rule}``; it survives the worker's IPC."""
 
+_PATCHED = "_plumbline"
 _SELF_TEST_TOKENS = 4
 _UNTOUCHED = -(2.0**100)
 
 
 def patch_worker(settings: EngineSettings) -> None:
     """Install the six entry points; a second call does nothing."""
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # noqa: PLC0415  heavy; only when configured
-    from vllm.v1.worker.gpu_worker import Worker  # noqa: PLC0415
-    from vllm.v1.worker.cpu_worker import CPUWorker  # noqa: PLC0415
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu_worker import Worker
 
-    if getattr(Worker, "_plumbline", False):
+    if getattr(Worker, _PATCHED, False):
         return
-    Worker._plumbline = True
+    setattr(Worker, _PATCHED, True)
     _patch_load(Worker, settings)
     for worker in (Worker, CPUWorker):
         _patch_warm_up(worker)

@@ -17,6 +17,10 @@ from monitor.types import Steering
 from probes.bundle import Bundle
 
 KEY = secrets.token_bytes(32)
+DEFAULTS = {
+    "dtype": "float32", "max_model_len": 256, "max_num_seqs": 16, "max_num_batched_tokens": 256,
+    "max_logprobs": -1, "logprobs_mode": "raw_logits", "seed": 0,
+}  # fmt: skip
 
 
 class Engine:
@@ -33,10 +37,7 @@ class Engine:
 
         self.llm = LLM(
             str(model),
-            **{
-                "dtype": "float32", "max_model_len": 256, "max_num_seqs": 16, "max_num_batched_tokens": 256,
-                "max_logprobs": -1, "logprobs_mode": "raw_logits", "seed": 0, **options,
-            },  # fmt: skip
+            **{**DEFAULTS, **options},
         )
         self._socket = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")

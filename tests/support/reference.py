@@ -18,7 +18,8 @@ class Reference:
     """A transformers model and the bundle's arithmetic, written independently of the engine's."""
 
     def __init__(self, model: Path, bundle: Bundle) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        self.model = AutoModelForCausalLM.from_pretrained(model, **options).eval()
         self.bundle = bundle
 
     @torch.no_grad()
