@@ -1,0 +1,1 @@
+"""Measurements; each script writes its rows to results/."""

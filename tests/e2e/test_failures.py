@@ -1,0 +1,147 @@
+"""What happens when a part is wrong, dies or is silent: promised, so tested on the real parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.serve import BUNDLE, POLICY, WEIGHTS, Served, free_port, serve_organism
+from tests.support.tiny import make_bundle, make_model
+
+pytestmark = pytest.mark.vllm
+
+
+def post(url: str, body: dict) -> tuple[int, dict]:
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def hello(policy: str) -> dict:
+    return {
+        "model": "organism", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8,
+        "guard": {"policy": policy},
+    }  # fmt: skip
+
+
+def children_of(group: int) -> list[str]:
+    done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if f"--port {group}" in line]
+
+
+def test_a_bundle_for_another_model_is_refused_before_anything_starts(tmp_path: Path):
+    other = make_model(tmp_path / "model")
+    make_bundle(tmp_path / "bundle", other)
+    running = Served(
+        "serve", ["--model", str(WEIGHTS), "--bundle", str(tmp_path / "bundle"), "--policy", str(POLICY)],
+        tmp_path / "log",
+    )  # fmt: skip
+    assert running.wait_exit() == 2
+    assert "weights" in running.text()
+    assert "vllm" not in running.text().lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("version: 1\npolicies: [", "policy"),
+        ("version: 1\ndefault: a\npolicies:\n  - {name: a, rules: [{name: r, probe: nope, action: flag}]}", "nope"),
+        ("version: 1\ndefault: b\npolicies:\n  - {name: a}", "b"),
+    ],
+)
+def test_a_policy_that_cannot_work_is_refused_with_its_reason(tmp_path: Path, text: str, says: str):
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    running = serve_organism(tmp_path / "log", policy=path)
+    assert running.wait_exit() == 2
+    assert str(path) in running.text().replace("\n", "")
+    assert says in running.text()
+
+
+def test_an_interrupt_ends_everything_cleanly_and_leaves_no_process_behind(tmp_path: Path):
+    running = serve_organism(tmp_path / "log").wait_ready()
+    assert children_of(running.engine_port)
+    running.interrupt()
+    assert running.wait_exit() == 0, running.text()[-3000:]
+    assert not children_of(running.engine_port)
+
+
+def test_an_engine_that_dies_ends_the_service_with_its_reason_and_no_stream_as_safe(tmp_path: Path):
+    running = serve_organism(tmp_path / "log").wait_ready()
+    try:
+        results: list[tuple[int, dict] | Exception] = []
+        long = {**hello("watch"), "max_tokens": 450, "ignore_eos": True}
+
+        def ask() -> None:
+            try:
+                results.append(post(running.url, long))
+            except (OSError, ValueError) as error:
+                results.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        for line in children_of(running.engine_port):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        assert not [r for r in results if isinstance(r, tuple) and r[0] == 200 and r[1]["guard"]["status"] == "passed"]
+        assert running.wait_exit() == 1
+        assert "engine" in running.text()
+    finally:
+        running.stop()
+
+
+def test_an_engine_without_taps_is_never_called_safe(tmp_path: Path):
+    """Stock vLLM without the plugin, with a monitor beside it: the policy's on_unscored decides."""
+    port = free_port()
+    with (tmp_path / "engine.log").open("w") as log:
+        engine = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--port", str(port),
+             "--host", "127.0.0.1", "--served-model-name", "organism", "--enforce-eager", "--dtype", "float32",
+             "--max-model-len", "512"],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_PLUGINS": "", "VLLM_NO_USAGE_STATS": "1"},
+        )  # fmt: skip
+    monitor = Served(
+        "monitor",
+        ["--engine", f"http://127.0.0.1:{port}", "--frames", f"ipc://{tmp_path}/frames", "--bundle", str(BUNDLE),
+         "--policy", str(POLICY)],
+        tmp_path / "log", {"PLUMBLINE_PLAN_KEY": "00" * 32},
+    )  # fmt: skip
+    try:
+        monitor.wait_ready("/healthz")
+        deadline = time.monotonic() + 180
+        while post(monitor.url, hello("dry-run"))[0] != 200:
+            assert time.monotonic() < deadline, (tmp_path / "engine.log").read_text()[-3000:]
+            time.sleep(1)
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(monitor.url + "/readyz", timeout=5)
+
+        status, blocked = post(monitor.url, hello("watch"))
+        assert (status, blocked["error"]["code"]) == (503, "guard_unscored")
+        status, allowed = post(monitor.url, hello("dry-run"))
+        assert (status, allowed["guard"]["status"]) == (200, "unscored")
+        assert allowed["choices"][0]["message"]["content"] is not None
+        counted = {k: v for k, v in monitor.metrics().items() if k.startswith("plumbline_unscored_total")}
+        assert sum(v for k, v in counted.items() if "taps_silent" in k) >= 2, counted
+    finally:
+        monitor.stop()
+        os.killpg(engine.pid, signal.SIGKILL)
+        engine.wait()
