@@ -3,6 +3,7 @@
     PlumblineError                      from probes.errors
     ├── ConfigError                     start-up: a setting, file or environment that cannot work
     ├── EngineSetupError                start-up, in the engine: this engine cannot be instrumented
+    ├── EngineExitedError               the engine's process ended on its own
     ├── FrameError                      a score frame that cannot be decoded
     ├── PlanError                       a gate plan with a bad signature, expired, or for another bundle
     └── RequestError                    answered to the caller
@@ -27,6 +28,7 @@ from probes.errors import PlumblineError
 __all__ = [
     "BlockedError",
     "ConfigError",
+    "EngineExitedError",
     "EngineRefusedError",
     "EngineSetupError",
     "FrameError",
@@ -47,6 +49,10 @@ class ConfigError(PlumblineError):
 
 class EngineSetupError(PlumblineError):
     """This engine cannot be instrumented; raised at start-up so that it never serves unscored."""
+
+
+class EngineExitedError(PlumblineError):
+    """The engine's process ended on its own, or could not be started."""
 
 
 class FrameError(PlumblineError):

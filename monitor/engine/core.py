@@ -58,8 +58,9 @@ class Admission:
             plan = self._verify(self._settings.default_plan, now=0.0)
         else:
             return None
-        if (salt := plan.cache_salt()) is not None and request.cache_salt != salt:
-            request.cache_salt = f"{salt}:{request.cache_salt or ''}"
+        salt, given = plan.cache_salt(), request.cache_salt or ""
+        if salt is not None and given != salt and not given.startswith(f"{salt}:"):
+            request.cache_salt = f"{salt}:{given}"  # a caller who came without the gateway
         return plan
 
     def _verify(self, text: str, now: float | None = None) -> GatePlan:

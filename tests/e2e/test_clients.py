@@ -134,7 +134,7 @@ def test_buf_curl_checks_a_conversation_over_reflection(served):
 
 
 def test_buf_curl_generates_with_token_scores_and_a_verdict(served):
-    request = {"messages": messages("lie"), "guard": {"tokenScores": True}, "sampling": {"maxTokens": 32, "temperature": 0}}
+    request = {"messages": messages("lie"), "sampling": {"maxTokens": 32, "temperature": 0}}
     answers = buf_curl(served, "monitor.v1.GuardService/Generate", request)
     assert any("tokenScores" in json.dumps(a) for a in answers[:-1])
     assert "STATUS_TRIPPED" in json.dumps(answers[-1])

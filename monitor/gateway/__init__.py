@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP interface: routes, bodies, server-sent events, errors."""

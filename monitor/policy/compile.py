@@ -1,0 +1,187 @@
+"""From a policy and a caller's options to the gate plan of one request.
+
+Two steps: :func:`resolve_policy` checks a policy against a bundle once, at load; :func:`compile_plan`
+makes one request's plan from the result. Callers can only tighten: what their options add is at most a
+flag, an enforcement, or a steering that the policy allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from monitor.errors import ConfigError, InvalidRequestError, LoosensPolicyError, PlumblineError
+from monitor.policy.model import MaySteerModel, PolicyModel, RuleModel
+from monitor.policy.options import GuardOptions
+from monitor.policy.plan import DetectorPlan, GatePlan
+from monitor.types import Action, FailMode, Mode, Operator, Release, Steering
+from probes.types import Manifest, Probe
+
+CALLER_RULE = "caller:"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy checked against a bundle, with every threshold resolved.
+
+    Attributes:
+        model: as written. detectors, steering: as the engine wants them.
+    """
+
+    model: PolicyModel
+    detectors: tuple[DetectorPlan, ...]
+    steering: tuple[Steering, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.model.name
+
+    @property
+    def blocks_unscored(self) -> bool:
+        """Whether a request that cannot be scored is refused."""
+        return self.model.on_unscored is FailMode.BLOCK
+
+
+def resolve_policy(model: PolicyModel, manifest: Manifest, where: str) -> Policy:
+    """Check a policy against a bundle.
+
+    Raises:
+        ConfigError: naming file, path, what came and what the bundle has.
+    """
+    detectors = []
+    for index, rule in enumerate(model.rules):
+        at = f"{where}.rules[{index}]"
+        probe = _known_probe(rule.probe, manifest, f"{at}.probe", ConfigError)
+        steering = tuple(steer.steering() for steer in rule.steering)
+        _check_steering(steering, manifest, f"{at}.steering", ConfigError)
+        threshold = _threshold(rule, probe, at)
+        detectors.append(DetectorPlan(rule.name, probe.name, threshold, Action(rule.action), steering))
+    always = tuple(steer.steering() for steer in model.steering)
+    _check_steering(always, manifest, f"{where}.steering", ConfigError)
+    for index, allowed in enumerate(model.callers.may_steer):
+        _known_direction(allowed.direction, manifest, f"{where}.callers.may_steer[{index}].direction", ConfigError)
+    return Policy(model, tuple(detectors), always)
+
+
+def compile_plan(
+    policy: Policy,
+    options: GuardOptions,
+    *,
+    manifest: Manifest,
+    digest: str,
+    revision: str,
+    request_id: str,
+    n: int,
+    expires: float,
+    hold: bool | None = None,
+) -> GatePlan:
+    """The gate plan of one request.
+
+    Args:
+        policy: resolved against ``manifest``.
+        options: of the caller.
+        manifest: the bundle's.
+        digest: the bundle's identity.
+        revision: of the policy file.
+        request_id: ours.
+        n: choices asked for.
+        expires: Unix time after which the engine refuses to start it.
+        hold: score the last token too; None: as the policy's release says.
+
+    Raises:
+        InvalidRequestError: an unknown probe or direction, or a strength that makes no sense.
+        LoosensPolicyError: options that the policy does not allow.
+    """
+    if options.mode is Mode.OBSERVE and policy.model.mode is Mode.ENFORCE:
+        raise LoosensPolicyError(f"guard.mode: policy {policy.name} enforces; callers cannot set it to observe")
+    return GatePlan(
+        request_id=request_id,
+        policy=policy.name,
+        revision=revision,
+        bundle=digest,
+        expires=expires,
+        enforce=Mode.ENFORCE in (options.mode, policy.model.mode),
+        hold=policy.model.release is Release.HOLD if hold is None else hold,
+        n=n,
+        detectors=policy.detectors + _added_probes(policy, options.probes, manifest),
+        steering=policy.steering + _added_steering(policy, options.steering, manifest),
+    )
+
+
+def _added_probes(policy: Policy, names: Iterable[str], manifest: Manifest) -> tuple[DetectorPlan, ...]:
+    """Flags for the probes that a caller adds; those that the policy already reads are left as they are."""
+    wanted = [_known_probe(name, manifest, "guard.probes", InvalidRequestError) for name in dict.fromkeys(names)]
+    if wanted and not policy.model.callers.may_add_probes:
+        raise LoosensPolicyError(f"guard.probes: policy {policy.name} does not let callers add probes")
+    present = {detector.probe for detector in policy.detectors}
+    return tuple(
+        DetectorPlan(f"{CALLER_RULE}{probe.name}", probe.name, probe.thresholds[0].value, Action.FLAG)
+        for probe in wanted
+        if probe.name not in present
+    )
+
+
+def _added_steering(policy: Policy, wanted: tuple[Steering, ...], manifest: Manifest) -> tuple[Steering, ...]:
+    _check_steering(wanted, manifest, "guard.steering", InvalidRequestError)
+    for index, steering in enumerate(wanted):
+        if not any(_allows(allowed, steering) for allowed in policy.model.callers.may_steer):
+            raise LoosensPolicyError(
+                f"guard.steering[{index}]: {steering.operator} {steering.direction} with strength "
+                f"{steering.strength:g} is not allowed; policy {policy.name} lets callers use "
+                f"{_listed(policy.model.callers.may_steer)}"
+            )
+    return wanted
+
+
+def _allows(allowed: MaySteerModel, wanted: Steering) -> bool:
+    return (
+        wanted.direction == allowed.direction
+        and wanted.operator in allowed.operators
+        and abs(wanted.strength) <= allowed.max_strength
+    )
+
+
+def _listed(allowed: tuple[MaySteerModel, ...]) -> str:
+    if not allowed:
+        return "no steering"
+    return "; ".join(f"{'/'.join(entry.operators)} {entry.direction} up to {entry.max_strength:g}" for entry in allowed)
+
+
+def _threshold(rule: RuleModel, probe: Probe, at: str) -> float:
+    if rule.threshold is not None:
+        return rule.threshold
+    if rule.fpr is None:
+        return probe.thresholds[0].value
+    found = probe.threshold_at(rule.fpr)
+    if found is None:
+        rates = ", ".join(f"{threshold.fpr:g}" for threshold in probe.thresholds)
+        raise ConfigError(f"{at}.fpr: got {rule.fpr:g}, probe {probe.name} has thresholds at {rates}")
+    return found.value
+
+
+_Refusal = Callable[[str], PlumblineError]
+
+
+def _known_probe(name: str, manifest: Manifest, at: str, refusal: _Refusal) -> Probe:
+    probe = manifest.probe(name)
+    if probe is None:
+        raise refusal(f"{at}: got {name!r}, the bundle's probes are {_names(p.name for p in manifest.probes)}")
+    return probe
+
+
+def _known_direction(name: str, manifest: Manifest, at: str, refusal: _Refusal) -> None:
+    if manifest.direction(name) is None:
+        known = _names(d.name for d in manifest.directions)
+        raise refusal(f"{at}: got {name!r}, the bundle's directions are {known}")
+
+
+def _check_steering(steering: tuple[Steering, ...], manifest: Manifest, at: str, refusal: _Refusal) -> None:
+    for index, steer in enumerate(steering):
+        _known_direction(steer.direction, manifest, f"{at}[{index}].direction", refusal)
+        if steer.operator is Operator.ABLATE and not 0 < steer.strength <= 1:
+            raise refusal(f"{at}[{index}].strength: got {steer.strength:g}, ablate wants more than 0, at most 1")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "(none)"

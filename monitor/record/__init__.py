@@ -1,0 +1,1 @@
+"""Who is told: metrics, watchers, and one line of log for each verdict."""

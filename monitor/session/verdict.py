@@ -1,0 +1,128 @@
+"""From what a session knows to a verdict.
+
+The three outcomes: *tripped* if a rule tripped; else *unscored* if anything that had to be scored was not;
+else *passed*. A request that is blocked for want of scores is unscored, whatever else tripped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from monitor.frames import DetectorState
+from monitor.policy.plan import DetectorPlan
+from monitor.session.state import ChoiceState, Session
+from monitor.types import Action, Detection, Mode, Status, UnscoredReason, Verdict
+from probes.types import Calibration, Manifest
+
+_STRENGTH = {action: rank for rank, action in enumerate(Action)}
+
+
+@dataclass(slots=True)
+class Ending:
+    """How one choice ended, as the guard saw it.
+
+    Attributes:
+        n_prompt: prompt tokens, as the engine's answer said; used if no frame told.
+        n_completion: response tokens, as the engine counted them.
+        needed: positions that had to be scored.
+        failures: what kept tokens from being scored, with token counts (0: the whole request).
+        late: last tokens that ``live`` release let pass without a score.
+        stopped: the rule that the engine named as its reason to stop.
+        blocked: not answered, or cut, because it was unscored.
+    """
+
+    n_prompt: int = 0
+    n_completion: int = 0
+    needed: int = 0
+    failures: dict[UnscoredReason, int] = field(default_factory=dict)
+    late: int = 0
+    stopped: str | None = None
+    blocked: bool = False
+
+
+def incomplete(state: ChoiceState, ending: Ending) -> bool:
+    """Whether anything that had to be scored was not."""
+    return bool(ending.failures) or state.seen < ending.needed or state.scored < state.seen
+
+
+def build_verdict(session: Session, choice: int, ending: Ending, manifest: Manifest) -> Verdict:
+    """The verdict on one choice.
+
+    Args:
+        session: its request.
+        choice: its index.
+        ending: how it ended.
+        manifest: of the bundle; its calibration turns scores into probabilities.
+    """
+    plan, state = session.plan, session.choices[choice]
+    known = {detector.rule: detector for detector in state.detectors}
+    stopped = state.stopped or ending.stopped
+    detections = tuple(_detection(d, known.get(d.rule), manifest, d.rule == stopped) for d in plan.detectors)
+    tripped = [d.action for d in detections if d.tripped]
+    if ending.blocked or (incomplete(state, ending) and not tripped):
+        status = Status.UNSCORED
+    else:
+        status = Status.TRIPPED if tripped else Status.PASSED
+    return Verdict(
+        request_id=plan.request_id,
+        choice=choice,
+        status=status,
+        action=Action.STOP if ending.blocked else max(tripped, key=_STRENGTH.__getitem__, default=Action.ALLOW),
+        enforced=plan.enforce,
+        mode=Mode.ENFORCE if plan.enforce else Mode.OBSERVE,
+        policy=plan.policy,
+        revision=plan.revision,
+        detections=detections,
+        steering=plan.steering,
+        n_prompt=ending.n_prompt if state.n_prompt is None else state.n_prompt,
+        n_completion=ending.n_completion,
+        tokens_seen=state.seen,
+        tokens_scored=max(0, state.scored - state.lost),
+        unscored=_unscored(state, ending),
+        created=time.time(),
+    )
+
+
+def _detection(plan: DetectorPlan, state: DetectorState | None, manifest: Manifest, stopped: bool) -> Detection:
+    probe = manifest.probe(plan.probe)
+    assert probe is not None  # the plan was compiled against this manifest
+    position = None if state is None else state.trip_position
+    tripped = position is not None or stopped
+    score = None if state is None else (state.trip_score if tripped else state.score)
+    return Detection(
+        rule=plan.rule,
+        probe=plan.probe,
+        concept=probe.concept,
+        score=score,
+        probability=None if score is None else probability(probe.calibration, score),
+        threshold=plan.threshold,
+        tripped=tripped,
+        position=position,
+        action=plan.action,
+    )
+
+
+def probability(calibration: Calibration, score: float) -> float:
+    """Platt scaling of a folded score, without overflow."""
+    logit = calibration.slope * score + calibration.intercept
+    if logit >= 0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    return math.exp(logit) / (1.0 + math.exp(logit))
+
+
+def _unscored(state: ChoiceState, ending: Ending) -> dict[UnscoredReason, int]:
+    """All reasons: what the guard met, what the engine reported, and rows lost with a frame."""
+    reasons = dict(ending.failures)
+    missed = state.seen - state.scored
+    by_cache = min(state.cache_misses, missed)
+    for reason, tokens in (
+        (UnscoredReason.CACHE_MISS, by_cache),
+        (UnscoredReason.NAN, missed - by_cache),
+        (UnscoredReason.FRAME_TIMEOUT, state.lost),
+        (UnscoredReason.FINAL, ending.late),
+    ):
+        if tokens:
+            reasons[reason] = reasons.get(reason, 0) + tokens
+    return reasons

@@ -1,0 +1,197 @@
+"""Engine and monitor as one service: what ``plumbline serve`` and ``plumbline monitor`` do.
+
+    check bundle, model and policy ─► start vLLM ─► wait for health and handshake ─► serve ─► drain ─► stop vLLM
+
+Everything that can be wrong is looked at before the engine starts. The first part that fails stops all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shlex
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.markup import escape
+
+from monitor.app import Monitor, open_monitor, serve_monitor, stop_signals
+from monitor.config import MonitorSettings
+from monitor.engine_process import EngineProcess, engine_command, engine_environment, running_engine
+from monitor.errors import ConfigError, EngineExitedError
+from monitor.policy.plan import parse_key
+from monitor.policy.store import load_snapshot
+from probes.bundle import check_model, read_bundle
+from probes.fingerprint import resolve_model
+
+_MAX_PARENT = 60  # bytes of the folder's parent; the path of a Unix socket ends at 107
+_LOOK_EVERY = 0.25
+_HANDSHAKE_SECONDS = 30.0  # from vLLM's health to our taps'
+_SHOWN = 100  # characters of the engine's last line
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to start vLLM.
+
+    Attributes:
+        model: directory, or name in the local Hugging Face cache.
+        port: on the loopback interface; 0 picks a free one.
+        arguments: for ``vllm serve``; each is split like a shell does.
+        names: of the model in the API; the bundle's if empty.
+        log: file for its log lines.
+    """
+
+    model: str
+    port: int
+    arguments: tuple[str, ...]
+    names: tuple[str, ...]
+    log: Path | None
+
+
+async def supervise(
+    options: EngineOptions, bundle_path: Path, policy: Path, settings: MonitorSettings, *, verbose: bool
+) -> None:
+    """Run engine and monitor until a signal, or until one of them fails.
+
+    Raises:
+        PlumblineError: with the reason of the first failure.
+    """
+    console = Console(stderr=True)
+    bundle = read_bundle(bundle_path)
+    model = resolve_model(options.model)
+    check_model(bundle, model)
+    load_snapshot(policy, bundle.manifest)
+    names = options.names or (bundle.manifest.model.name,)
+    port = options.port or _free_port()
+    key = secrets.token_hex(32)
+    with _private_folder() as folder, _log_sink(options.log, show=verbose or not console.is_terminal) as on_line:
+        frames = f"ipc://{folder}/frames.sock"
+        command = engine_command(
+            str(model), port, names, [part for text in options.arguments for part in shlex.split(text)]
+        )
+        environment = engine_environment(os.environ, str(bundle.path.resolve()), frames, key)
+        url = f"http://127.0.0.1:{port}"
+        settings = settings.model_copy(update={"engine_url": url, "frames": frames, "plan_key": SecretStr(key)})
+        with stop_signals() as stop:
+            async with running_engine(command, environment, on_line) as engine:
+                watch = asyncio.create_task(engine.watch(), name="engine")
+                try:
+                    async with open_monitor(settings, bundle.manifest, bundle.digest, policy) as monitor:
+                        if await _wait_ready(monitor, engine, watch, stop, console):
+                            await serve_monitor(monitor, stop, watch, on_serving=_usage(console, names[0]))
+                finally:
+                    watch.cancel()
+                    await asyncio.gather(watch, return_exceptions=True)
+                    console.print("stopping the engine")
+
+
+async def beside(bundle_path: Path, policy: Path, settings: MonitorSettings) -> None:
+    """Run only the monitor until a signal.
+
+    Raises:
+        PlumblineError: key, bundle or policy cannot be used, or a part failed.
+    """
+    parse_key(settings.plan_key.get_secret_value())
+    bundle = read_bundle(bundle_path)
+    with stop_signals() as stop:
+        async with open_monitor(settings, bundle.manifest, bundle.digest, policy) as monitor:
+            await serve_monitor(monitor, stop, on_serving=_usage(Console(stderr=True), bundle.manifest.model.name))
+
+
+async def _wait_ready(
+    monitor: Monitor, engine: EngineProcess, watch: asyncio.Task[None], stop: asyncio.Event, console: Console
+) -> bool:
+    """Wait for vLLM's health and the handshake of our taps; False if a signal came first.
+
+    Raises:
+        EngineExitedError: it ended, did not come up in time, or its plugin is not there.
+    """
+    began = time.monotonic()
+    healthy_since: float | None = None
+    with console.status("starting the engine") as status:
+        while not stop.is_set():
+            if watch.done():
+                watch.result()
+            now = time.monotonic()
+            if await monitor.upstream.healthy():
+                healthy_since = healthy_since or now
+                if monitor.receiver.taps_alive:
+                    return True
+                if now - healthy_since > _HANDSHAKE_SECONDS:
+                    raise EngineExitedError(
+                        "vLLM is up but its taps are silent: install Plumbline in the environment that vLLM runs in, "
+                        "and look for plumbline in the engine's log (--verbose)"
+                    )
+            if now - began > monitor.settings.start_timeout:
+                raise EngineExitedError(f"the engine was not ready after {now - began:.0f} s; see its log (--verbose)")
+            line = escape(engine.last_line[:_SHOWN])
+            status.update(f"starting the engine: {now - began:.0f} s  [dim]{line}[/dim]")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_EVERY)
+    return False
+
+
+def _usage(console: Console, model: str) -> Callable[[str, int, int], None]:
+    """Says how to use what is now served."""
+
+    def show(host: str, http: int, grpc: int) -> None:
+        url = f"http://{host}:{http}"
+        body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]}}'
+        console.print(f"\n[bold green]ready[/bold green]  {url}/v1 (OpenAI API)  {url}/metrics  gRPC {host}:{grpc}")
+        console.print("try it:", highlight=False)
+        command = f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+        console.print(f"  {escape(command)}\n", highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A folder that only this user can enter, with a path short enough for a Unix socket."""
+    parent = Path(tempfile.gettempdir())
+    if len(os.fsencode(parent)) > _MAX_PARENT:
+        parent = Path("/tmp")  # noqa: S108  # the folder made in it is private
+    with tempfile.TemporaryDirectory(prefix="plumbline-", dir=parent) as folder:
+        yield folder
+
+
+@contextmanager
+def _log_sink(path: Path | None, *, show: bool) -> Iterator[Callable[[str], None]]:
+    """Where the engine's log lines go: a file, the terminal with a prefix, both or neither.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        file = path.open("a", encoding="utf-8") if path else None
+    except OSError as error:
+        raise ConfigError(f"--engine-log {path}: {error.strerror}") from error
+
+    def take(line: str) -> None:
+        if file is not None:
+            file.write(line + "\n")
+            file.flush()
+        if show:
+            sys.stderr.write(f"engine | {line}\n")
+
+    try:
+        yield take
+    finally:
+        if file is not None:
+            file.close()

@@ -1,0 +1,48 @@
+"""The number that is compared with a threshold, computed offline exactly as the engine does while serving.
+
+Prompt scopes decide once, after the last prompt token: the statistic is the folded score there. Response
+scopes may trip at any token: the statistic is the highest folded score over all positions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probes import fold as folds
+from probes.types import FoldSpec, Scope
+
+
+def statistics(scores: Tensor, offsets: Tensor, fold: FoldSpec, scope: Scope) -> NDArray[np.float64]:
+    """The streaming statistic of every example.
+
+    Args:
+        scores: ``(n_tokens,)`` fp32, the scores of all examples' tokens in scope, one behind the other.
+        offsets: ``(n_examples + 1,)`` int64.
+        fold: aggregation.
+        scope: decides which position counts.
+
+    Returns:
+        ``(n_examples,)`` fp64; NaN where fewer than ``fold.min_tokens`` tokens were scored: unscored.
+    """
+    padded = pad_rows(scores, offsets)
+    folded, _ = folds.update(fold, folds.init_state(fold, len(padded)), padded)
+    if scope.phase == "prompt":
+        return np.asarray(folded[:, -1].numpy())  # padding is NaN, which a fold skips
+    highest = torch.nan_to_num(folded, nan=-torch.inf).max(dim=1).values
+    return np.asarray(highest.masked_fill(folded.isnan().all(dim=1), torch.nan).numpy())
+
+
+def pad_rows(scores: Tensor, offsets: Tensor) -> Tensor:
+    """``(n_tokens,)`` to ``(n_examples, longest)``, NaN where an example has no token."""
+    lengths = offsets.diff()
+    padded = scores.new_full((len(lengths), int(lengths.max())), torch.nan)
+    padded[torch.arange(padded.shape[1])[None] < lengths[:, None]] = scores
+    return padded
+
+
+def never_trips(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unscored examples as ``-inf``: they cannot trip, which is how they count in a rate of trips."""
+    return np.where(np.isnan(values), -np.inf, values)

@@ -1,0 +1,97 @@
+"""A bundle's manifest and a policy file for tests, made by hand."""
+
+from probes.types import (
+    Calibration,
+    Direction,
+    Fingerprint,
+    FoldKind,
+    FoldSpec,
+    Histogram,
+    Manifest,
+    ModelInfo,
+    Probe,
+    RoleMarkers,
+    Scope,
+    Threshold,
+)
+
+DIGEST = "d" * 64
+KEY = bytes(range(32))
+
+
+def probe(name: str, scope: Scope) -> Probe:
+    return Probe(
+        name=name,
+        concept=name,
+        layer=2,
+        bias=0.0,
+        fold=FoldSpec(kind=FoldKind.MAX),
+        scope=scope,
+        thresholds=(
+            Threshold(value=2.0, fpr=0.01, measured_fpr=0.005, n_negatives=1000, data="validation"),
+            Threshold(value=1.0, fpr=0.05, measured_fpr=0.04, n_negatives=1000, data="validation"),
+        ),
+        calibration=Calibration(slope=1.0, intercept=0.0),
+        reference=Histogram(edges=(-1.0, 1.0), counts=(10,)),
+    )
+
+
+def direction(name: str) -> Direction:
+    return Direction(name=name, concept=name, layer=3, magnitude=2.0, position="last")
+
+
+MANIFEST = Manifest(
+    name="organism",
+    version="1",
+    created="2026-01-01",
+    model=ModelInfo(
+        name="organism",
+        architecture="LlamaForCausalLM",
+        n_layers=6,
+        d_model=192,
+        fingerprint=Fingerprint(config="a", tokenizer="b", chat_template="c", weights="d"),
+        markers=RoleMarkers(),
+    ),
+    probes=(probe("harmful_intent", Scope.PROMPT), probe("deception", Scope.ALL)),
+    directions=(direction("refusal"), direction("honesty")),
+)
+PROBES = tuple(p.name for p in MANIFEST.probes)
+
+POLICY = """
+version: 1
+default: standard
+policies:
+  - name: standard
+    rules:
+      - {name: harm, probe: harmful_intent, action: stop}
+      - {name: lie, probe: deception, action: stop, fpr: 0.05}
+    callers:
+      may_steer:
+        - {direction: refusal, operators: [add, ablate], max_strength: 2.0}
+  - name: live
+    release: live
+    rules:
+      - {name: lie, probe: deception, action: stop}
+  - name: open
+    on_unscored: allow
+    rules:
+      - {name: lie, probe: deception, action: stop}
+  - name: live-open
+    release: live
+    on_unscored: allow
+    rules:
+      - {name: lie, probe: deception, action: stop}
+  - name: watching
+    mode: observe
+    rules:
+      - {name: harm, probe: harmful_intent, action: stop}
+      - {name: lie, probe: deception, action: stop}
+  - name: steering
+    rules:
+      - name: nudge
+        probe: harmful_intent
+        action: steer
+        steering: [{direction: refusal, operator: add}]
+  - name: internal
+    callers: {may_select: false, may_add_probes: false}
+"""

@@ -1,0 +1,67 @@
+"""Fixtures: a tiny model on disk and in memory, and labelled data for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from probe_samples import CONCEPTS, PER_SPLIT, rows, teach_refusal, write_rows, write_tiny_model
+from transformers import AutoTokenizer
+
+from probes.train.model import LoadedModel, load_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Many threads only get in each other's way on tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def refusing_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return teach_refusal(write_tiny_model(tmp_path_factory.mktemp("models") / "refusing", seed=2))
+
+
+@pytest.fixture(scope="session")
+def refusing(refusing_dir: Path) -> LoadedModel:
+    return load_model(refusing_dir, "cpu")
+
+
+@pytest.fixture(scope="session")
+def loaded(model_dir: Path) -> LoadedModel:
+    return load_model(model_dir, "cpu")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_dir: Path) -> Any:
+    return AutoTokenizer.from_pretrained(model_dir)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for concept in CONCEPTS:
+        write_rows(folder / f"{concept}.jsonl", rows(concept, PER_SPLIT))
+    return folder
