@@ -101,7 +101,9 @@ async def test_a_request_that_steers_has_a_salt_of_its_own(served):
     done = await chat(served, guard={"steering": steering}, extra={"cache_salt": "mine"})
     assert done.guard["steering"] == steering
     sent = served.engine.requests[-1]
-    assert sent["cache_salt"] == served.engine.plans[-1].cache_salt() != None  # noqa: E711
+    salt = served.engine.plans[-1].cache_salt()
+    assert salt.startswith("plumbline-")
+    assert sent["cache_salt"] == f"{salt}:mine"
     assert metric(served, "plumbline_steering_applied_total", direction="refusal", operator="add") == 1
     await chat(served, guard={"policy": "steering"})
     assert served.engine.requests[-1]["cache_salt"].startswith("plumbline-")
