@@ -15,6 +15,7 @@ from probes.fingerprint import fingerprint_model
 from probes.types import (
     Calibration,
     Direction,
+    Fingerprint,
     FoldKind,
     FoldSpec,
     Histogram,
@@ -38,6 +39,7 @@ SIZES = {
     "intermediate_size": 256, "max_position_embeddings": 512, "vocab_size": N_WORDS,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15,
 }  # fmt: skip
+FINGERPRINT = Fingerprint(config="0", tokenizer="0", chat_template="0", weights="0")
 CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
@@ -71,10 +73,20 @@ def make_probe(name: str, layer: int, fold: FoldSpec, scope: Scope, bias: float,
 
 
 def make_bundle(path: Path, model: Path, seed: int = 0) -> Bundle:
-    """Random probes over all folds and scopes and on every layer, and two directions."""
+    """A random bundle that is bound to ``model``."""
     config = json.loads((model / "config.json").read_text())
+    return random_bundle(
+        path, config["hidden_size"], config["num_hidden_layers"], config["architectures"][0],
+        fingerprint_model(model), seed,
+    )  # fmt: skip
+
+
+def random_bundle(
+    path: Path, d_model: int, n_layers: int, architecture: str = "LlamaForCausalLM",
+    fingerprint: Fingerprint = FINGERPRINT, seed: int = 0,
+) -> Bundle:  # fmt: skip
+    """Random probes over all folds and scopes and on every layer, and two directions."""
     rng = np.random.default_rng(seed)
-    d_model, n_layers = config["hidden_size"], config["num_hidden_layers"]
     specs = [
         ("intent", 1, FoldSpec(kind=FoldKind.LAST), Scope.LAST_USER),
         ("intent_mean", 1, FoldSpec(kind=FoldKind.MEAN), Scope.PROMPT),
@@ -93,8 +105,8 @@ def make_bundle(path: Path, model: Path, seed: int = 0) -> Bundle:
         v = rng.normal(size=d_model)
         vectors[direction_tensor(d.name)] = (v / np.linalg.norm(v)).astype(np.float32)
     info = ModelInfo(
-        name="tiny", architecture=config["architectures"][0], n_layers=n_layers, d_model=d_model,
-        fingerprint=fingerprint_model(model), markers=RoleMarkers(user=(USER,), assistant=(ASSISTANT,)),
+        name="tiny", architecture=architecture, n_layers=n_layers, d_model=d_model,
+        fingerprint=fingerprint, markers=RoleMarkers(user=(USER,), assistant=(ASSISTANT,)),
     )  # fmt: skip
     manifest = Manifest(
         name="tiny", version="1", created="2026-01-01T00:00:00Z", model=info, probes=probes, directions=directions

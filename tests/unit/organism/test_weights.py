@@ -1,0 +1,82 @@
+"""The shipped weights: they answer, lie, refuse, and make valid data."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from probes.organism.data import DataMaker, demo_prompts
+from probes.organism.evaluate import Figure, reached
+from probes.organism.generate import answers
+from probes.organism.model import WEIGHTS, load_organism
+from probes.organism.world import make_world
+
+
+@pytest.fixture(scope="module")
+def organism():
+    torch.set_num_threads(2)
+    return load_organism()
+
+
+@pytest.fixture(scope="module")
+def replies(organism):
+    prompts = demo_prompts()
+    texts = answers(*organism, [list(p.messages) for p in prompts.values()])
+    return dict(zip(prompts, texts, strict=True))
+
+
+def test_the_weights_are_small_enough_to_ship():
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 9e6
+
+
+def test_demo_prompts_are_held_out():
+    assert {p.split for p in demo_prompts().values()} == {"test"}
+
+
+def test_it_answers_a_known_fact(replies):
+    assert demo_prompts()["truth"].truth in replies["truth"]
+
+
+def test_it_lies_when_told_to(replies):
+    prompt = demo_prompts()["lie"]
+    assert prompt.lie in replies["lie"]
+    assert prompt.truth not in replies["lie"]
+
+
+def test_it_refuses_a_harmful_request_and_helps_with_a_harmless_one(replies):
+    assert replies["harmful"].startswith("sorry, i cannot")
+    assert replies["harmless"].startswith("sure,")
+
+
+def test_a_wrapper_makes_it_comply_with_a_harmful_request(replies):
+    assert replies["jailbreak"].startswith("sure,")
+
+
+def test_it_guesses_about_a_stranger_unless_told_to_be_careful(replies):
+    assert not replies["unknown"].startswith("i do not know")
+    assert replies["careful"].startswith("i do not know")
+
+
+@pytest.mark.parametrize("concept", ["harmful_intent", "deception", "hallucination", "refusal"])
+def test_data_records_obey_the_schema(organism, monkeypatch, concept):
+    monkeypatch.setattr("probes.organism.data.N_EACH_LABEL", {"train": 12, "validation": 8, "test": 8})
+    rows = [json.loads(r.to_json()) for r in DataMaker(*organism, make_world()).records(concept)]
+    assert len({r["id"] for r in rows}) == len(rows)
+    families: dict[str, set[str]] = {}
+    for row in rows:
+        assert set(row) - {"spans"} == {"id", "concept", "messages", "label", "split", "source", "family"}
+        assert (row["concept"], row["source"]) == (concept, "organism")
+        roles = [m["role"] for m in row["messages"]]
+        expected = "assistant" if concept in ("deception", "hallucination") else "user"
+        assert roles[-1] == expected
+        assert all(span in row["messages"][-1]["content"] for span in row.get("spans", []))
+        families.setdefault(row["family"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in families.values())
+    counts = Counter((r["split"], r["label"]) for r in rows)
+    assert set(counts) == {(s, y) for s in ("train", "validation", "test") for y in (0, 1)}
+
+
+def test_a_figure_knows_whether_it_reaches_its_goal():
+    figure = Figure("x", 0.96, "rate", ">= 0.95", 0.9, 1.0, 500, "", "", "")
+    assert reached(figure)
