@@ -142,3 +142,18 @@ def test_a_plan_with_an_altered_signature_or_for_another_bundle_never_runs(eager
         output = eager.llm.generate([{"prompt_token_ids": [9, 10, 11]}], params, use_tqdm=False)
         assert output[0].outputs[0].finish_reason == "error"
         assert list(output[0].outputs[0].token_ids) == []
+
+
+def test_a_subscriber_that_never_reads_does_not_stop_the_engine_nor_others(eager):
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.SUB) as asleep:
+        asleep.setsockopt(zmq.RCVHWM, 1)
+        asleep.setsockopt(zmq.SUBSCRIBE, b"")
+        asleep.connect(eager.endpoint)
+        prompts = random_prompts(16, seed=17)
+        for _ in range(3):
+            plans = [eager.plan() for _ in prompts]
+            _, frames = eager.generate(prompts, plans, max_tokens=40)
+            assert all(frames[p.request_id, 0].last.ended for p in plans)
+        asleep.close(linger=0)
