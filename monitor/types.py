@@ -52,6 +52,14 @@ class Operator(StrEnum):
     ABLATE = "ablate"
 
 
+class SteeringScope(StrEnum):
+    """The positions at which a steering acts."""
+
+    ALL = "all"
+    PROMPT = "prompt"
+    RESPONSE = "response"
+
+
 class UnscoredReason(StrEnum):
     """Why tokens or a request have no score; a closed set, used as a metric label."""
 
@@ -71,11 +79,13 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         operator: ``add`` or ``ablate``.
         strength: multiplier; for ``add`` 1.0 is the difference of means, for ``ablate`` 1.0 removes
             the whole projection.
+        scope: at which positions; a rule that steers when it trips reaches the response only.
     """
 
     direction: str
     operator: Operator
     strength: float = 1.0
+    scope: SteeringScope = SteeringScope.ALL
 
 
 class Detection(msgspec.Struct, frozen=True):

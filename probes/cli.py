@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -85,8 +86,9 @@ def train(
     with _errors_for_people(console):
         from probes.train.pipeline import train as run_training
         from probes.train.progress import Terminal
-        from probes.train.settings import Settings
+        from probes.train.settings import Settings, idle_cores
 
+        threads = threads or idle_cores()
         if organism:
             model = model or str(_ORGANISM / "weights")
             out = out or _ORGANISM / "bundle"
@@ -94,7 +96,7 @@ def train(
             raise typer.BadParameter("give --model, --data and --out, or --organism")
         kept = work or (Path("runs/probes") if organism else out.with_name(out.name + ".work"))
         if data is None:
-            data = _write_organism_data(kept / "data")
+            data = _write_organism_data(kept / "data", threads)
         model_dir = resolve_model(model)
         model_name = "organism" if organism else Path(model).name
         settings = Settings(
@@ -141,10 +143,11 @@ def verify(
     typer.echo(f"{path}: {checked}. Digest {bundle.digest}")
 
 
-def _write_organism_data(folder: Path) -> Path:
-    """Let the organism write its labelled conversations."""
-    command = [sys.executable, "-m", "probes.organism", "data", "--out", str(folder)]
-    done = subprocess.run(command, check=False)  # noqa: S603  (our own module)
+def _write_organism_data(folder: Path, threads: int) -> Path:
+    """Let the organism write its labelled conversations: about a minute."""
+    command = [sys.executable, "-m", "probes.organism", "data", "--out", str(folder), "--threads", str(threads)]
+    # Threads that wait for each other by spinning make a busy machine crawl.
+    done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)})  # noqa: S603
     if done.returncode:
         raise PlumblineError(f"the organism's data could not be written: {' '.join(command)} exited {done.returncode}.")
     return folder

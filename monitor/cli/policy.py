@@ -106,4 +106,4 @@ def _cut(rule: RuleModel, threshold: float, manifest: Manifest) -> str:
 
 
 def _steerings(steering: tuple[Steering, ...]) -> str:
-    return ", ".join(f"{s.operator} {s.direction} x {s.strength:g}" for s in steering)
+    return ", ".join(f"{s.operator} {s.direction} x {s.strength:g} ({s.scope})" for s in steering)

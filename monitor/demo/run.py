@@ -58,7 +58,7 @@ async def _crowded(console: Console, http: aiohttp.ClientSession, url: str, step
     """All steps at once, among requests with other steerings."""
     crowd = []
     for i in range(_CROWD):
-        steering = {"direction": "refusal", "operator": ("add", "ablate")[i % 2], "strength": 0.1 + 0.05 * i}
+        steering = {"direction": "refusal", "operator": ("add", "ablate")[i % 2], "strength": 0.04 * (i + 1)}
         body = steps[i % len(steps)].body(MODEL)
         crowd.append({**body, "guard": {"policy": "watch", "steering": [steering]}})
     answers = await asyncio.gather(

@@ -17,7 +17,7 @@ from probes.organism.demo import DemoPrompt, demo_prompts
 Check = tuple[str, Callable[[Answer], bool]]
 
 ABLATE = {"direction": "refusal", "operator": "ablate", "strength": 1.0}
-ADD = {"direction": "refusal", "operator": "add", "strength": 1.0}
+ADD = {"direction": "refusal", "operator": "add", "strength": 1.0, "scope": "prompt"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,11 +26,19 @@ def show_step(console: Console, number: int, step: Step, answer: Answer, failed:
     for message in step.prompt.messages:
         grid.add_row(message["role"], message["content"])
     for steering in step.guard.get("steering", []):
-        grid.add_row("steering", f"{steering['operator']} {steering['direction']}, strength {steering['strength']}")
+        grid.add_row(
+            "steering",
+            f"{steering['operator']} {steering['direction']}, strength {steering['strength']}, {_where(steering)}",
+        )
     grid.add_row("answer", _tokens(step, answer))
     grid.add_row("probes", _detections(answer))
     grid.add_row("done", _outcome(answer))
     console.print(grid)
+
+
+def _where(steering: dict[str, Any]) -> str:
+    scope = steering.get("scope", "all")
+    return "prompt and response" if scope == "all" else f"{scope} only"
 
 
 def _tokens(step: Step, answer: Answer) -> Text:
@@ -100,4 +109,5 @@ The model is small and its world smaller: what is measured on it says that the m
 about large models. To guard a model of your own, train probes for it: plumbline train --help""",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )

@@ -31,38 +31,40 @@ def _tap(hidden: Tensor, residual: Tensor, weights: Tensor, bias: Tensor, scores
     scores[:n, column : column + k] = score_tokens(stream, weights, bias)
 
 
-def _steer_add(stream: Tensor, table: Tensor, entries: Tensor, active: Tensor) -> None:
-    """``stream += table[entry]`` for every token.
+def _steer_add(stream: Tensor, vectors: Tensor, strengths: Tensor, entries: Tensor, active: Tensor) -> None:
+    """``stream += strengths[entry] @ vectors`` for every token.
 
     Args:
         stream: ``(n, d_model)``, one half of the split stream, mutated.
-        table: ``(n_entries, d_model)`` fp32, strength folded in; entry 0 is zero.
+        vectors: ``(n_directions, d_model)`` fp32 steering vectors; zero for directions of other layers.
+        strengths: ``(n_entries, n_directions)`` fp32; entry 0 is zero.
         entries: ``(max_tokens,)`` int64, each token's entry.
         active: ``(1,)`` bool on the CPU; False lets the CPU build skip a batch without steering.
     """
     if stream.device.type == "cpu" and not active:
         return
-    stream += table[entries[: stream.shape[0]]].to(stream.dtype)
+    stream += (strengths[entries[: stream.shape[0]]] @ vectors).to(stream.dtype)
 
 
 def _steer_ablate(write: Tensor, units: Tensor, strengths: Tensor, entries: Tensor, active: Tensor) -> None:
-    """``write -= strength * (write · unit) unit`` for every token.
+    """``write -= strength * (write · unit) unit`` for every token, one direction after the other.
 
     Source: Arditi et al. 2024 (arXiv:2406.11717), section 2.4, applied to every write to the stream.
 
     Args:
         write: ``(n, d_model)``, what a block is about to add to the stream, mutated.
-        units: ``(n_entries, d_model)`` fp32 unit vectors; entry 0 is zero.
-        strengths: ``(n_entries,)`` fp32; 1.0 removes the whole projection.
+        units: ``(n_directions, d_model)`` fp32 unit vectors.
+        strengths: ``(n_entries, n_directions)`` fp32; 1.0 removes the whole projection; entry 0 is zero.
         entries: ``(max_tokens,)`` int64. active: as in :func:`_steer_add`.
     """
     if write.device.type == "cpu" and not active:
         return
-    entry = entries[: write.shape[0]]
-    unit = units[entry]
+    strength = strengths[entries[: write.shape[0]]]
     x = write.to(torch.float32)
-    projection = (x * unit).sum(-1, keepdim=True) * strengths[entry, None]
-    write.copy_(x - projection * unit)
+    for index in range(units.shape[0]):
+        unit = units[index]
+        x = x - ((x @ unit) * strength[:, index])[:, None] * unit
+    write.copy_(x)
 
 
 def _nothing(*_: object) -> None:
@@ -73,8 +75,8 @@ def _tap_fake(hidden: Tensor, residual: Tensor, weights: Tensor, bias: Tensor, s
     _nothing(hidden, residual, weights, bias, scores, column)
 
 
-def _add_fake(stream: Tensor, table: Tensor, entries: Tensor, active: Tensor) -> None:
-    _nothing(stream, table, entries, active)
+def _add_fake(stream: Tensor, vectors: Tensor, strengths: Tensor, entries: Tensor, active: Tensor) -> None:
+    _nothing(stream, vectors, strengths, entries, active)
 
 
 def _ablate_fake(write: Tensor, units: Tensor, strengths: Tensor, entries: Tensor, active: Tensor) -> None:

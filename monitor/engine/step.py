@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,23 +18,13 @@ from monitor.engine.publish import FramePublisher
 from monitor.engine.rows import RequestRows, StepRows, V1Rows
 from monitor.engine.score_cache import ScoreCache
 from monitor.engine.settings import EngineSettings
-from monitor.frames import RequestScores
 from monitor.policy.plan import XARGS_KEY, GatePlan, verify_plan
-from monitor.types import Steering
+from monitor.types import SteeringScope
 from probes.bundle import Bundle
 
 log = logging.getLogger(__name__)
 
 _CHOICE = re.compile(r"(\d+)_")
-
-
-@dataclass(slots=True)
-class _Open:
-    """A request that is being followed: its gate state, and the steering that holds its table entry."""
-
-    state: GateState
-    steering: tuple[Steering, ...]
-    entry: int
 
 
 class StepHooks:
@@ -56,7 +45,7 @@ class StepHooks:
         self._rows = rows
         self._publisher = publisher
         self._gate = Gate(bundle.manifest, instrumentation.probes, max_requests)
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, GateState] = {}
         self._step: StepRows | None = None
         self._slots: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None
         self.cache: ScoreCache | None = None
@@ -65,11 +54,9 @@ class StepHooks:
         """These requests are done (finished or aborted): say so, and free what they held."""
         reports = []
         for request_id in request_ids:
-            if (request := self._open.pop(request_id, None)) is None:
-                continue
-            self._taps.steering.release(request.steering)
-            self._gate.close(request.state)
-            reports.append(request.state.report(request.state.position, None, ended=True))
+            if (state := self._open.pop(request_id, None)) is not None:
+                self._gate.close(state)
+                reports.append(state.report(state.position, None, ended=True))
         if reports:
             self._publisher.publish(tuple(reports))
 
@@ -79,13 +66,19 @@ class StepHooks:
         entries = np.zeros(step.n_tokens, dtype=np.int64)
         slots = np.empty(step.n_tokens, dtype=np.int64)
         for rows in step.requests:
-            if request := self._follow(rows.request_id):
-                entries[rows.start : rows.stop] = request.entry
             end = rows.position + rows.stop - rows.start
             slots[rows.start : rows.stop] = self._rows.kv_slots(rows.index, rows.position, end)
+            if (state := self._follow(rows.request_id)) is not None and state.steering:
+                response = min(rows.start + max(0, state.n_prompt - rows.position), rows.stop)
+                entries[rows.start : response] = self._entry(state, SteeringScope.PROMPT)
+                entries[response : rows.stop] = self._entry(state, SteeringScope.RESPONSE)
         self._slots = slots
         self._taps.steering.set_rows(torch.from_numpy(entries))
         self._taps.poison(step.n_tokens)
+
+    def _entry(self, state: GateState, part: SteeringScope) -> int:
+        """The table entry of what steers this part (prompt or response) of a request."""
+        return self._taps.steering.entry([s for s in state.steering if s.scope in (part, SteeringScope.ALL)])
 
     def after_forward(self) -> dict[str, str]:
         """Fold the step's scores, publish a frame, and return ``{vLLM request id: rule}`` to stop now.
@@ -107,15 +100,13 @@ class StepHooks:
         if self.cache is not None and self._slots is not None:
             self.cache.scatter(self._slots, scores)
         followed = [(rows, self._open[rows.request_id]) for rows in step.requests if rows.request_id in self._open]
-        chunks = [c for rows, request in followed if len((c := self._chunk(rows, request.state, scores)).scores)]
-        before = {id(request.state): request.state.position for _, request in followed}
+        chunks = [c for rows, state in followed if len((c := self._chunk(rows, state, scores)).scores)]
+        first = [c.state.position for c in chunks]
         self._gate.fold(chunks)
         if chunks:
-            reports: list[RequestScores] = [c.state.report(before[id(c.state)], c.scores) for c in chunks]
+            reports = (c.state.report(at, c.scores) for c, at in zip(chunks, first, strict=True))
             self._publisher.publish(tuple(reports))
-        for _, request in followed:
-            self._change_steering(request)
-        return {rows.request_id: r.state.stopped for rows, r in followed if r.state.stopped is not None}
+        return {rows.request_id: state.stopped for rows, state in followed if state.stopped is not None}
 
     def _chunk(self, rows: RequestRows, state: GateState, scores: Tensor) -> Chunk:
         """A request's first unfolded position on: kept scores of a prefix hit, then this step's; perhaps nothing."""
@@ -129,19 +120,16 @@ class StepHooks:
             kept = self.cache.gather(self._rows.kv_slots(rows.index, state.position, rows.position))
         return Chunk(state, torch.cat([kept, own]), n_kept)
 
-    def _follow(self, request_id: str) -> _Open | None:
+    def _follow(self, request_id: str) -> GateState | None:
         """The open request, opened on its first row; None if it has no plan and there is no default plan."""
-        if (request := self._open.get(request_id)) is not None:
-            return request
-        plan = self._plan(request_id)
-        if plan is None:
+        if (state := self._open.get(request_id)) is not None:
+            return state
+        if (plan := self._plan(request_id)) is None:
             return None
         choice = int(match[1]) if plan.n > 1 and (match := _CHOICE.match(request_id)) else 0
         prompt = self._rows.prompt(request_id)
-        state = self._gate.open(plan, choice, prompt, self._bundle.manifest.model.markers)
-        request = _Open(state, state.steering, self._taps.steering.acquire(state.steering))
-        self._open[request_id] = request
-        return request
+        state = self._open[request_id] = self._gate.open(plan, choice, prompt, self._bundle.manifest.model.markers)
+        return state
 
     def _plan(self, request_id: str) -> GatePlan | None:
         text = self._rows.extra_args(request_id).get(XARGS_KEY)
@@ -152,11 +140,3 @@ class StepHooks:
             return None
         default = verify_plan(self._settings.default_plan, self._settings.plan_key, self._bundle.digest, now=0.0)
         return default.for_request(request_id)
-
-    def _change_steering(self, request: _Open) -> None:
-        """A rule may have added a steering; it holds from the next forward pass on."""
-        if request.steering == request.state.steering:
-            return
-        self._taps.steering.release(request.steering)
-        request.steering = request.state.steering
-        request.entry = self._taps.steering.acquire(request.steering)

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from monitor.types import FailMode, Mode, Operator, Release, Steering
+from monitor.types import FailMode, Mode, Operator, Release, Steering, SteeringScope
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -41,10 +41,11 @@ class SteeringModel(_Strict):
     direction: str
     operator: Operator
     strength: Finite = 1.0
+    scope: SteeringScope = SteeringScope.ALL
 
     def steering(self) -> Steering:
         """The plain noun."""
-        return Steering(direction=self.direction, operator=self.operator, strength=self.strength)
+        return Steering(self.direction, self.operator, self.strength, self.scope)
 
 
 class RuleModel(_Strict):
@@ -71,6 +72,8 @@ class RuleModel(_Strict):
             raise ValueError("action steer needs steering: a list of {direction, operator, strength}")
         if self.action != "steer" and self.steering:
             raise ValueError(f"steering belongs to action steer, this rule's action is {self.action}")
+        if any(steering.scope is SteeringScope.PROMPT for steering in self.steering):
+            raise ValueError("a rule that steers reaches the response only; its scope cannot be prompt")
         return self
 
 

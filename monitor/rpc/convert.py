@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 from monitor.errors import InvalidRequestError
 from monitor.frames import DetectorState
-from monitor.rpc.enums import ACTIONS, MODES, OPERATORS, STATUSES, UNSCORED_REASONS
-from monitor.types import Detection, Steering, TokenScore, Verdict
+from monitor.rpc.enums import ACTIONS, MODES, OPERATORS, STATUSES, STEERING_SCOPES, UNSCORED_REASONS
+from monitor.types import Detection, Steering, SteeringScope, TokenScore, Verdict
 from monitor.v1 import monitor_pb2
 from monitor.v1 import verdict_pb2 as pb
 
@@ -26,6 +26,7 @@ def steering_to_proto(steering: Steering) -> pb.Steering:
         direction=steering.direction,
         operator=OPERATORS.to_proto(steering.operator),
         strength=steering.strength,
+        scope=STEERING_SCOPES.to_proto(steering.scope),
     )
 
 
@@ -45,7 +46,10 @@ def steering_from_proto(message: pb.Steering) -> Steering:
     strength = message.strength if message.HasField("strength") else 1.0
     if not math.isfinite(strength):
         raise InvalidRequestError(f"steering strength must be a finite number, got {strength}")
-    return Steering(direction=message.direction, operator=operator, strength=strength)
+    scope = STEERING_SCOPES.from_proto(message.scope)
+    if scope is None and message.scope:
+        raise InvalidRequestError(f"steering scope {message.scope} is of a later version than this server")
+    return Steering(message.direction, operator, strength, scope or SteeringScope.ALL)
 
 
 def token_score_to_proto(token: TokenScore, probes: Iterable[str] | None = None) -> pb.TokenScore:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from monitor.types import Action, Mode, Operator, Status, UnscoredReason
+from monitor.types import Action, Mode, Operator, Status, SteeringScope, UnscoredReason
 from monitor.v1 import verdict_pb2 as pb
 
 Noun = TypeVar("Noun", bound=StrEnum)
@@ -64,6 +64,14 @@ ACTIONS = EnumPairs(
 )
 MODES = EnumPairs("mode", {Mode.ENFORCE: pb.MODE_ENFORCE, Mode.OBSERVE: pb.MODE_OBSERVE})
 OPERATORS = EnumPairs("operator", {Operator.ADD: pb.OPERATOR_ADD, Operator.ABLATE: pb.OPERATOR_ABLATE})
+STEERING_SCOPES = EnumPairs(
+    "steering scope",
+    {
+        SteeringScope.ALL: pb.STEERING_SCOPE_ALL,
+        SteeringScope.PROMPT: pb.STEERING_SCOPE_PROMPT,
+        SteeringScope.RESPONSE: pb.STEERING_SCOPE_RESPONSE,
+    },
+)
 UNSCORED_REASONS = EnumPairs(
     "unscored reason",
     {

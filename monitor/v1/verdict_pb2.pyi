@@ -137,6 +137,34 @@ OPERATOR_ABLATE: Operator.ValueType  # 2
 """Removes `strength` times the projection on the direction from every write to the stream."""
 Global___Operator: _TypeAlias = Operator  # noqa: Y015
 
+class _SteeringScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SteeringScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SteeringScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEERING_SCOPE_UNSPECIFIED: _SteeringScope.ValueType  # 0
+    """In a request the same as all."""
+    STEERING_SCOPE_ALL: _SteeringScope.ValueType  # 1
+    """Every position, prompt and response."""
+    STEERING_SCOPE_PROMPT: _SteeringScope.ValueType  # 2
+    """The prompt only; the response continues from what the steered prompt left behind."""
+    STEERING_SCOPE_RESPONSE: _SteeringScope.ValueType  # 3
+    """The response only."""
+
+class SteeringScope(_SteeringScope, metaclass=_SteeringScopeEnumTypeWrapper):
+    """The positions at which a steering acts."""
+
+STEERING_SCOPE_UNSPECIFIED: SteeringScope.ValueType  # 0
+"""In a request the same as all."""
+STEERING_SCOPE_ALL: SteeringScope.ValueType  # 1
+"""Every position, prompt and response."""
+STEERING_SCOPE_PROMPT: SteeringScope.ValueType  # 2
+"""The prompt only; the response continues from what the steered prompt left behind."""
+STEERING_SCOPE_RESPONSE: SteeringScope.ValueType  # 3
+"""The response only."""
+Global___SteeringScope: _TypeAlias = SteeringScope  # noqa: Y015
+
 class _UnscoredReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -186,6 +214,7 @@ class Steering(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     OPERATOR_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Name of the direction in the bundle; an unknown name is INVALID_ARGUMENT."""
     operator: Global___Operator.ValueType
@@ -194,16 +223,19 @@ class Steering(_message.Message):
     """Multiplier without unit; absent means 1. With ADD, 1 is the difference of means that the direction
     was made from; with ABLATE, 1 removes the whole projection.
     """
+    scope: Global___SteeringScope.ValueType
+    """At which positions; unspecified means all."""
     def __init__(
         self,
         *,
         direction: _builtins.str = ...,
         operator: Global___Operator.ValueType = ...,
         strength: _builtins.float | None = ...,
+        scope: Global___SteeringScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "strength", b"strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "direction", b"direction", "operator", b"operator", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "direction", b"direction", "operator", b"operator", "scope", b"scope", "strength", b"strength"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015

@@ -11,6 +11,7 @@ rather than inputs, and one score for both effects.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -189,7 +190,7 @@ def measure_candidates(
         tokens: first tokens of refusals.
         reporter: told about progress.
     """
-    depth = max(1, int(len(differences) * MAX_DEPTH + 1e-9))
+    depth = math.ceil(len(differences) * MAX_DEPTH)  # layers < 0.8 L
     with reporter.track("effect of each layer's direction", depth, "layers") as advance:
         found = []
         sample = prompts.sample(N_PROMPTS)

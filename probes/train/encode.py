@@ -53,8 +53,10 @@ def scope_of(phase: str) -> Scope:
 def encode_example(tokenizer: ChatTokenizer, markers: RoleMarkers, example: Example, max_tokens: int) -> Encoded:
     """Encode one example.
 
-    With spans, the tokens that overlap one carry the label; the other tokens of the response are trained
-    towards 0 with a lower weight, so that the probe fires at the tokens that matter.
+    With spans, the label is on the tokens that decide them: the activation at a token chooses the next
+    token, so a made-up name shows one token before it is written. (On the organism, labelling the span's
+    own tokens instead took the best AUROC of a maximum from 0.99 to 0.85.) The other tokens of the response
+    are trained towards 0 with a lower weight, so that the probe fires where it matters.
 
     Raises:
         DataError: longer than ``max_tokens``, or the chat template refuses it.
@@ -76,8 +78,10 @@ def encode_example(tokenizer: ChatTokenizer, markers: RoleMarkers, example: Exam
         inside = _inside(example, offsets)
         if not any(inside):
             raise DataError(f"example {example.id}: no token of the response lies in its spans.")
-        targets = [example.label if i else 0 for i in inside]
-        weights = [1.0 if i else OUTSIDE_SPAN_WEIGHT for i in inside]
+        # What the last prompt token decides is out of scope: a span that opens the response decides itself.
+        deciding = [inside[0] or inside[1], *inside[2:], False] if n_read > 1 else inside
+        targets = [example.label if d else 0 for d in deciding]
+        weights = [1.0 if d else OUTSIDE_SPAN_WEIGHT for d in deciding]
     return Encoded(ids, scope, start, end, example.label, tuple(targets), tuple(weights))
 
 

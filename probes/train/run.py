@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from probes.train.data import SPLITS, Dataset, Split, read_dataset
 from probes.train.encode import Encoded, encode_example
 from probes.train.model import LoadedModel, load_model
 from probes.train.progress import Reporter
-from probes.train.settings import REFUSAL, Settings
+from probes.train.settings import REFUSAL, Settings, idle_cores
 from probes.types import Fingerprint, RoleMarkers
 
 _STAGES = 1  # raise when a stage computes something else than before: kept results are then not reused
@@ -69,7 +68,7 @@ def prepare(settings: Settings, reporter: Reporter) -> Run:
         reporter.say(f"{concept}: {sum(counts.values())} examples ({parts})")
     _check_negatives(dataset, settings.fprs)
     fingerprint = fingerprint_model(settings.model)
-    torch.set_num_threads(settings.threads or _idle_cores())
+    torch.set_num_threads(settings.threads or idle_cores())
     model = load_model(settings.model, settings.device)
     markers = find_markers(model.tokenizer)
     encoded = {
@@ -85,11 +84,6 @@ def prepare(settings: Settings, reporter: Reporter) -> Run:
     everything = [e for splits in encoded.values() for examples in splits.values() for e in examples]
     check_space(folder, free_bytes_needed(everything, model))
     return Run(settings, dataset, model, fingerprint, markers, encoded, Checkpoints(folder), reporter)
-
-
-def _idle_cores() -> int:
-    """Threads beyond the idle cores wait for each other: on a busy machine that is several times slower."""
-    return max(1, round((os.cpu_count() or 1) - os.getloadavg()[0]))
 
 
 def _check_negatives(dataset: Dataset, fprs: tuple[float, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,3 +42,8 @@ class Settings:
     device: str | None = None
     threads: int | None = None
     note: str = ""
+
+
+def idle_cores() -> int:
+    """At least 1. Threads beyond the idle cores wait for each other: on a busy machine that is times slower."""
+    return max(1, round((os.cpu_count() or 1) - os.getloadavg()[0]))

@@ -17,6 +17,8 @@ from probes.train.run import Run
 from probes.train.settings import REFUSAL
 from probes.types import Direction, Probe
 
+_WEAK = 0.5
+
 FoundDirection = tuple[Direction, Tensor, list[dict[str, object]]]
 
 
@@ -29,6 +31,11 @@ def find_direction(run: Run) -> FoundDirection:
         f"direction {REFUSAL}: layer {direction.layer}; ablated, {bypassed:.0%} of refused prompts are answered; "
         f"added, {induced:.0%} of answered prompts are refused (test split)"
     )
+    if min(bypassed, induced) < _WEAK:
+        run.reporter.say(
+            f"warning: the direction {REFUSAL} does not control refusals in this model; steering with it will "
+            "disappoint. More than one direction may mediate them. The card has every layer's effect"
+        )
     layers: list[dict[str, object]] = facts["layers"]  # type: ignore[assignment]
     return direction, tensors["vector"], layers
 

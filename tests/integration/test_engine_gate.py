@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from monitor.policy.plan import XARGS_KEY, DetectorPlan, sign_plan
-from monitor.types import Action, Operator, Steering
+from monitor.types import Action, Operator, Steering, SteeringScope
 from probes.fold import fold_sequence
 from probes.scope import scope_interval
-from tests.integration.test_engine_parity import ADD, random_prompts
+from tests.integration.test_engine_parity import ABLATE, ADD, random_prompts
 from tests.support.engine import KEY
 
 pytestmark = pytest.mark.vllm
@@ -61,7 +61,7 @@ def test_a_response_that_trips_releases_nothing_after_the_trip(mode, params, req
     for index, (prompt, plan) in enumerate(zip(prompts, watched, strict=True)):
         folds = offline_folds(engine.bundle, frames[plan.request_id, 0].matrix(names), prompt, probe)
         target = min(len(prompt) + 3 * index, len(folds) - 1)  # trips spread over the response
-        thresholds.append(float(np.nanmax(folds[len(prompt) : target + 1])) - 1e-6)
+        thresholds.append(float(np.nanmax(folds[len(prompt) : target + 1])) - 1e-4)  # above rounding
         positions.append(int(np.flatnonzero(folds >= thresholds[-1])[0]))
     plans = [engine.plan(detectors=[DetectorPlan("r", probe.name, t, Action.STOP)]) for t in thresholds]
     outputs, frames = engine.generate(prompts, plans, max_tokens=30, **params)
@@ -124,6 +124,34 @@ def test_a_rule_that_steers_acts_from_the_next_forward_pass(eager, reference):
     with torch.no_grad():
         cache = reference.model(torch.tensor([prompt]), use_cache=True).past_key_values
         with reference._steered(ADD):
+            logits = reference.model(torch.tensor([ids[:-1]]), past_key_values=cache).logits[0]
+    for entry, row in zip(outputs[0].outputs[0].logprobs[1:], logits, strict=True):
+        got = torch.tensor([entry[i].logprob for i in range(row.shape[0])])
+        assert (got - row).abs().max() <= 1e-3 * row.std()
+
+
+def test_a_steering_of_the_prompt_leaves_the_response_alone(eager, reference):
+    prompt = random_prompts(1, seed=18)[0]
+    steering = (msgspec.structs.replace(ADD[0], scope=SteeringScope.PROMPT),)
+    outputs, _ = eager.generate([prompt], [eager.plan(steering=steering)], max_tokens=6, logprobs=-1)
+    ids = list(outputs[0].outputs[0].token_ids)
+    with torch.no_grad():
+        with reference._steered(ADD):
+            first = reference.model(torch.tensor([prompt]), use_cache=True)
+        rest = reference.model(torch.tensor([ids[:-1]]), past_key_values=first.past_key_values).logits[0]
+    for entry, row in zip(outputs[0].outputs[0].logprobs, [first.logits[0, -1], *rest], strict=True):
+        got = torch.tensor([entry[i].logprob for i in range(row.shape[0])])
+        assert (got - row).abs().max() <= 1e-3 * row.std()
+
+
+def test_a_steering_of_the_response_leaves_the_prompt_alone(eager, reference):
+    prompt = random_prompts(1, seed=19)[0]
+    steering = (msgspec.structs.replace(ABLATE[0], scope=SteeringScope.RESPONSE),)
+    outputs, _ = eager.generate([prompt], [eager.plan(steering=steering)], max_tokens=6, logprobs=-1)
+    ids = list(outputs[0].outputs[0].token_ids)
+    with torch.no_grad():
+        cache = reference.model(torch.tensor([prompt]), use_cache=True).past_key_values
+        with reference._steered(ABLATE):
             logits = reference.model(torch.tensor([ids[:-1]]), past_key_values=cache).logits[0]
     for entry, row in zip(outputs[0].outputs[0].logprobs[1:], logits, strict=True):
         got = torch.tensor([entry[i].logprob for i in range(row.shape[0])])

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.vllm
 ADD = (Steering("refusal", Operator.ADD, 1.0),)
 ABLATE = (Steering("refusal", Operator.ABLATE, 1.0),)
 BOTH = (Steering("other", Operator.ADD, -0.5), Steering("refusal", Operator.ABLATE, 0.7))
-STEERINGS = [(), ADD, ABLATE, BOTH]
+TWICE = (*ABLATE, Steering("other", Operator.ABLATE, 1.0))
+STEERINGS = [(), ADD, ABLATE, BOTH, TWICE]
 VOCABULARY = 300
 
 
@@ -40,7 +41,7 @@ def assert_logits_equal(output, wanted: torch.Tensor) -> None:
 def test_every_token_of_fifty_prompts_has_transformers_score_whatever_else_runs_in_the_batch(mode, request, reference):
     engine = request.getfixturevalue(mode)
     prompts = random_prompts(50, seed=1)
-    plans = [engine.plan(steering=STEERINGS[i % 4]) for i in range(len(prompts))]
+    plans = [engine.plan(steering=STEERINGS[i % 5]) for i in range(len(prompts))]
     outputs, frames = engine.generate(prompts, plans, logprobs=-1)
     names = [p.name for p in engine.bundle.manifest.probes]
     for prompt, plan, output in zip(prompts, plans, outputs, strict=True):
@@ -109,7 +110,7 @@ def test_every_choice_of_n_has_its_own_scores(eager, reference):
 
 def test_preempted_and_resumed_requests_lose_no_token_and_report_none_twice(eager, reference):
     prompts = random_prompts(12, seed=8, longest=80)
-    plans = [eager.plan(steering=STEERINGS[i % 4]) for i in range(len(prompts))]
+    plans = [eager.plan(steering=STEERINGS[i % 5]) for i in range(len(prompts))]
     before = preemptions(eager)
     outputs, frames = eager.generate(prompts, plans, max_tokens=60)
     assert preemptions(eager) > before, "the KV cache of this engine is meant to be too small for the batch"

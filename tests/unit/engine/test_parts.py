@@ -39,7 +39,8 @@ def test_copied_blocks_take_their_scores_along():
 
 @pytest.fixture
 def table(tmp_path: Path) -> SteeringTable:
-    return SteeringTable(random_bundle(tmp_path / "b", d_model=8, n_layers=4), max_tokens=16, max_entries=3, device=CPU)
+    bundle = random_bundle(tmp_path / "b", d_model=8, n_layers=4)
+    return SteeringTable(bundle, max_tokens=16, max_requests=3, device=CPU)
 
 
 def steering(strength: float, operator: Operator = Operator.ADD) -> tuple[Steering, ...]:
@@ -47,25 +48,33 @@ def steering(strength: float, operator: Operator = Operator.ADD) -> tuple[Steeri
 
 
 def test_equal_steerings_share_an_entry_and_different_ones_do_not(table):
-    assert table.acquire(()) == 0
-    first, second, third = (table.acquire(steering(s)) for s in (1.0, 2.0, 1.0))
+    assert table.entry(()) == 0
+    first, second, third = (table.entry(steering(s)) for s in (1.0, 2.0, 1.0))
     assert first == third != second
     assert 0 not in (first, second)
 
 
-def test_an_entry_is_free_again_after_its_last_user(table):
-    for round_ in range(20):
-        keys = [steering(10.0 * round_ + i) for i in range(3)]
-        assert len({table.acquire(key) for key in keys}) == 3
-        for key in keys:
-            table.release(key)
+def test_what_a_step_uses_is_never_evicted_however_many_steerings_came_before(table):
+    for step in range(20):
+        keys = [steering(10.0 * step + i) for i in range(6)]  # three requests, prompt and response each
+        assert len({table.entry(key) for key in keys}) == 6
+        assert [table.entry(key) for key in keys] == [table.entry(key) for key in keys]
 
 
-def test_an_unknown_direction_or_two_ablations_are_refused(table):
+def test_an_entry_holds_the_strengths_of_its_steering_and_no_other(table):
+    both = (*steering(0.5), *steering(0.25), Steering("other", Operator.ABLATE, 1.0), *steering(0.5, Operator.ABLATE))
+    entry = table.entry(both)
+    assert table._adds[entry].tolist() == [0.75, 0.0]
+    assert table._ablates[entry].tolist() == [0.5, 1.0]
+    for other in range(30):
+        reused = table.entry(steering(1.0 + other))
+        assert table._adds[reused].tolist() == [1.0 + other, 0.0]
+        assert table._ablates[reused].tolist() == [0.0, 0.0]
+
+
+def test_an_unknown_direction_is_refused(table):
     with pytest.raises(PlanError, match="refusal"):
-        table.acquire((Steering("nowhere", Operator.ADD),))
-    with pytest.raises(PlanError, match="one direction"):
-        table.acquire((*steering(1.0, Operator.ABLATE), Steering("other", Operator.ABLATE)))
+        table.entry((Steering("nowhere", Operator.ADD),))
 
 
 def test_rows_beyond_the_step_are_unsteered(table):

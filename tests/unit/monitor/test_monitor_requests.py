@@ -97,7 +97,7 @@ async def test_callers_cannot_bring_their_own_plan_or_salt(served):
 
 
 async def test_a_request_that_steers_has_a_salt_of_its_own(served):
-    steering = [{"direction": "refusal", "operator": "add", "strength": 1.5}]
+    steering = [{"direction": "refusal", "operator": "add", "strength": 1.5, "scope": "all"}]
     done = await chat(served, guard={"steering": steering}, extra={"cache_salt": "mine"})
     assert done.guard["steering"] == steering
     sent = served.engine.requests[-1]

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 
 import pytest
-import torch
 
 from probes.organism.data import DataMaker, demo_prompts
 from probes.organism.evaluate import Figure, reached
@@ -15,7 +14,6 @@ from probes.organism.world import make_world
 
 @pytest.fixture(scope="module")
 def organism():
-    torch.set_num_threads(2)
     return load_organism()
 
 

@@ -36,22 +36,29 @@ def test_a_prompt_is_read_from_the_last_users_words_to_what_opens_the_response(t
     assert tokens == ["make", "soup", "<|end|>", "<|assistant|>"]
 
 
-def test_with_spans_only_their_tokens_carry_the_label_and_the_others_count_less(tokenizer: Any) -> None:
+def test_with_spans_the_label_is_on_the_token_that_decides_them_and_the_others_count_less(tokenizer: Any) -> None:
     encoded, _ = read(tokenizer, example(spans=["place12"]))
-    assert encoded.targets == (0, 0, 0, 1)
-    assert encoded.weights == (OUTSIDE_SPAN_WEIGHT,) * 3 + (1.0,)
+    assert encoded.targets == (0, 0, 1, 0)
+    assert encoded.weights == tuple(1.0 if t else OUTSIDE_SPAN_WEIGHT for t in encoded.targets)
 
 
-def test_a_span_covers_every_token_that_it_touches() -> None:
+def test_a_span_that_opens_the_response_is_labelled_itself(tokenizer: Any) -> None:
+    assert read(tokenizer, example(spans=["born"]))[0].targets == (1, 0, 0, 0)
+    assert read(tokenizer, example(spans=["born in"]))[0].targets == (1, 0, 0, 0)
+    messages = [{"role": "user", "content": "tell me"}, {"role": "assistant", "content": "yes"}]
+    assert read(tokenizer, example(messages=messages, spans=["yes"]))[0].targets == (1,)
+
+
+def test_every_token_that_a_span_touches_is_decided_by_the_one_before() -> None:
     tokenizer = bytes_tokenizer(CHATML)
     encoded, tokens = read(tokenizer, example(spans=["in p"]))
-    assert "".join(t for t, target in zip(tokens, encoded.targets, strict=True) if target) == "inĠp"
+    assert "".join(t for t, target in zip(tokens, encoded.targets, strict=True) if target) == "ĠinĠ"
 
 
 def test_in_a_negative_every_token_is_trained_towards_zero(tokenizer: Any) -> None:
     encoded, _ = read(tokenizer, example(label=0, spans=["place12"]))
     assert encoded.targets == (0, 0, 0, 0)
-    assert encoded.weights[-1] == 1.0
+    assert encoded.weights[2] == 1.0
 
 
 def test_an_example_longer_than_the_model_takes_is_refused(tokenizer: Any) -> None:

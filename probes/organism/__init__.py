@@ -1,0 +1,19 @@
+"""The organism: a small embedded language model in which the monitored concepts really exist.
+
+It knows facts about some people and confabulates about others, it lies when it is told to, it
+refuses harmful requests, and a wrapper makes it comply. We train it ourselves, so that every label
+about it can be checked. Figures measured on it say that the machinery works, nothing more.
+
+One natural path through the files::
+
+    facts.py, requests.py   the world: who is known, which combination is harmful
+    world.py                both together, with their splits, from one seed
+    prompts.py, language.py the words: system prompts, questions, requests, answers
+    tokenizer.py            one token per word
+    corpus.py               sampled training conversations
+    model.py, train.py      the architecture and the training loop
+    generate.py             batched greedy answers
+    intervene.py            the refusal direction, ablated and added
+    evaluate.py             the figures in benchmarks/results/organism.json
+    data.py                 labelled data for probes
+"""

@@ -1,0 +1,5 @@
+"""``python -m probes.organism``."""
+
+from probes.organism.cli import app
+
+app()
