@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 import urllib.parse
@@ -14,7 +16,7 @@ import pytest
 
 from monitor.demo.scenario import is_refusal
 from probes.organism.demo import demo_prompts
-from tests.support.serve import BIN, Served, free_port
+from tests.support.serve import BIN, ROOT, Served, free_port
 
 pytestmark = pytest.mark.vllm
 
@@ -98,7 +100,8 @@ def test_the_completions_endpoint_is_guarded_too(client):
         ({"no_such_field": 1}, 400, "no_such_field"),
         ({"policy": "strict", "mode": "observe"}, 403, "observe"),
         ({"policy": "strict", "steering": [ABLATE]}, 403, "steer"),
-        ({"steering": [{**ABLATE, "strength": 99.0}]}, 403, "2.0"),
+        ({"steering": [{**ABLATE, "strength": 1.5}]}, 400, "at most 1"),
+        ({"steering": [{**ABLATE, "operator": "add", "strength": 2.5}]}, 403, "up to 2"),
     ],
 )
 def test_what_a_request_may_not_ask_is_refused_with_the_reason(client, guard, status, says):
@@ -149,7 +152,7 @@ def test_a_real_prometheus_scrapes_the_metrics(served, client, tmp_path: Path):
         f"scrape_configs: [{{job_name: plumbline, static_configs: [{{targets: ['127.0.0.1:{served.port}']}}]}}]\n"
     )
     prometheus = subprocess.Popen(
-        ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path}/data",
+        [prometheus_binary(), f"--config.file={config}", f"--storage.tsdb.path={tmp_path}/data",
          f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"],
     )  # fmt: skip
     try:
@@ -160,6 +163,13 @@ def test_a_real_prometheus_scrapes_the_metrics(served, client, tmp_path: Path):
     finally:
         prometheus.terminate()
         prometheus.wait(timeout=20)
+
+
+def prometheus_binary() -> str:
+    """The one that the Makefile unpacked, or the system's."""
+    found = shutil.which("prometheus", path=f"{ROOT / '.tools/usr/bin'}:{os.environ['PATH']}")
+    assert found, "Prometheus is missing: `make .tools/prometheus` unpacks it"
+    return found
 
 
 def query(port: int, expression: str, seconds: float = 40) -> float:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.serve import BUNDLE, POLICY, WEIGHTS, Served, free_port, serve_organism
@@ -39,9 +40,9 @@ def hello(policy: str) -> dict:
     }  # fmt: skip
 
 
-def children_of(group: int) -> list[str]:
-    done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if f"--port {group}" in line]
+def engine_of(running: Served) -> list[psutil.Process]:
+    """vLLM's processes: API server, engine core, worker."""
+    return psutil.Process(running.process.pid).children(recursive=True)
 
 
 def test_a_bundle_for_another_model_is_refused_before_anything_starts(tmp_path: Path):
@@ -75,10 +76,20 @@ def test_a_policy_that_cannot_work_is_refused_with_its_reason(tmp_path: Path, te
 
 def test_an_interrupt_ends_everything_cleanly_and_leaves_no_process_behind(tmp_path: Path):
     running = serve_organism(tmp_path / "log").wait_ready()
-    assert children_of(running.engine_port)
+    engine = engine_of(running)
+    assert len(engine) >= 3
     running.interrupt()
     assert running.wait_exit() == 0, running.text()[-3000:]
-    assert not children_of(running.engine_port)
+    assert not [p for p in engine if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_supervisor_that_is_killed_outright_takes_the_engine_with_it(tmp_path: Path):
+    running = serve_organism(tmp_path / "log").wait_ready()
+    engine = engine_of(running)
+    running.process.kill()
+    running.wait_exit()
+    _, alive = psutil.wait_procs(engine, timeout=60)
+    assert not alive
 
 
 def test_an_engine_that_dies_ends_the_service_with_its_reason_and_no_stream_as_safe(tmp_path: Path):
@@ -97,8 +108,8 @@ def test_an_engine_that_dies_ends_the_service_with_its_reason_and_no_stream_as_s
         for thread in threads:
             thread.start()
         time.sleep(0.7)
-        for line in children_of(running.engine_port):
-            os.kill(int(line.split()[0]), signal.SIGKILL)
+        for process in engine_of(running):
+            process.kill()
         for thread in threads:
             thread.join()
         assert not [r for r in results if isinstance(r, tuple) and r[0] == 200 and r[1]["guard"]["status"] == "passed"]
