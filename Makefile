@@ -29,10 +29,11 @@ serve: $(STAMP) ## engine and monitor on the shipped model, until Ctrl-C
 
 test: $(STAMP) $(TOOLS)/prometheus ## lint, unit tests, then everything against real vLLM
 	$(MAKE) --no-print-directory lint
-	$(BIN)/pytest
+	$(MAKE) --no-print-directory test-unit
+	$(BIN)/pytest tests/integration tests/e2e
 
 test-unit: $(STAMP) ## the tests that need no vLLM (under a minute)
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 2 tests/unit
 
 test-full: test ## what is too large for `make test`; today the same
 
