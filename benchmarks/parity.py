@@ -1,6 +1,6 @@
 """How far are the engine's scores and steered logits from transformers'? Writes results/parity.json.
 
-    python benchmarks/parity.py
+    python -m benchmarks.parity
 
 A real vLLM engine (eager, then compiled) and a transformers model with hooks run the same 50 random prompts under four
 steerings in mixed batches. The figure is the worst deviation as a share of the bound: for scores 1e-3 of the larger of
@@ -9,15 +9,12 @@ steerings in mixed batches. The figure is the worst deviation as a share of the 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.rows import Row, write_rows
 from monitor.types import Operator, Steering
@@ -73,7 +70,7 @@ def main() -> None:
                 name = f"{what}_parity_{mode}"
                 rows.append(Row(name, max(shares), "share of the bound", "<= 1", min(shares), max(shares), N_PROMPTS))
             engine.close()
-    write_rows("parity", rows, "python benchmarks/parity.py")
+    write_rows("parity", rows, "python -m benchmarks.parity")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ the same batch, where every expectation must hold again.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
+import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -25,16 +28,18 @@ MODEL = "organism"
 _CROWD = 24
 _START_SECONDS = 300.0
 _STOP_SECONDS = 40.0
+_LOG_LINES = 30
 
 
 async def run_demo(console: Console, model: Path, bundle: Path, policy: Path) -> bool:
     """Whether everything that was expected happened.
 
     Raises:
-        ConfigError: the engine did not start; its own message is on the terminal.
+        ConfigError: the engine did not start; with the end of its log.
     """
     steps = script()
-    async with served(model, bundle, policy) as url, aiohttp.ClientSession() as http:
+    console.print(f"Starting stock vLLM with taps on {model}, and the monitor in front of it.", soft_wrap=True)
+    async with served(console, model, bundle, policy) as url, aiohttp.ClientSession() as http:
         good = True
         for number, step in enumerate(steps, 1):
             answer = await ask(http, url, step.body(MODEL))
@@ -82,45 +87,54 @@ async def _crowded(console: Console, http: aiohttp.ClientSession, url: str, step
 
 
 @asynccontextmanager
-async def served(model: Path, bundle: Path, policy: Path) -> AsyncIterator[str]:
+async def served(console: Console, model: Path, bundle: Path, policy: Path) -> AsyncIterator[str]:
     """A running ``plumbline serve`` on free ports; its base URL.
 
     Raises:
-        ConfigError: it ended before it was ready.
+        ConfigError: it ended before it was ready, or was not ready in time; with the end of its log.
     """
     port, grpc_port = free_port(), free_port()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "monitor.cli", "serve",
-        "--model", str(model), "--bundle", str(bundle), "--policy", str(policy),
-        "--served-model-name", MODEL, "--port", str(port), "--grpc-port", str(grpc_port),
-        "--engine-arg=--dtype=float32", "--engine-arg=--max-model-len=512",
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        await _ready(process, url)
-        yield url
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+    with tempfile.NamedTemporaryFile(prefix="plumbline-demo-", suffix=".log") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "monitor.cli", "serve",
+            "--model", str(model), "--bundle", str(bundle), "--policy", str(policy),
+            "--served-model-name", MODEL, "--port", str(port), "--grpc-port", str(grpc_port),
+            "--engine-arg=--dtype float32 --max-model-len 512",
+            stdout=log, stderr=log, env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ},
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        try:
+            if not await _ready(console, process, url):
+                lines = Path(log.name).read_text(errors="replace").splitlines()  # noqa: ASYNC240  # nothing else runs now
+                raise ConfigError("plumbline serve did not come up:\n" + "\n".join(lines[-_LOG_LINES:]))
+            yield url
+        finally:
+            await _stop(process)
 
 
-async def _ready(process: asyncio.subprocess.Process, url: str) -> None:
-    async with aiohttp.ClientSession() as http, asyncio.timeout(_START_SECONDS):
-        while True:
-            if process.returncode is not None:
-                raise ConfigError(f"plumbline serve ended with exit code {process.returncode}; its reason is above")
-            try:
-                async with http.get(f"{url}/readyz") as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                pass  # it is still starting
-            await asyncio.sleep(0.5)
+async def _ready(console: Console, process: asyncio.subprocess.Process, url: str) -> bool:
+    """Wait until requests are answered; False if it ended, or takes too long."""
+    began = time.monotonic()
+    with console.status("starting vLLM and the monitor") as status:
+        async with aiohttp.ClientSession() as http:
+            while process.returncode is None and (waited := time.monotonic() - began) < _START_SECONDS:
+                status.update(f"starting vLLM and the monitor: {waited:.0f} s (about 60)")
+                with suppress(aiohttp.ClientConnectionError):  # it is still starting
+                    async with http.get(f"{url}/readyz") as response:
+                        if response.status == 200:
+                            return True
+                await asyncio.sleep(0.5)
+    return False
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
 
 
 def free_port() -> int:
