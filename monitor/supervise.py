@@ -28,14 +28,17 @@ from monitor.app import Monitor, open_monitor, serve_monitor, stop_signals
 from monitor.config import MonitorSettings
 from monitor.engine_process import EngineProcess, engine_command, engine_environment, running_engine
 from monitor.errors import ConfigError, EngineExitedError
-from monitor.policy.plan import parse_key
-from monitor.policy.store import load_snapshot
-from probes.bundle import check_model, read_bundle
+from monitor.policy.compile import compile_plan
+from monitor.policy.options import GuardOptions
+from monitor.policy.plan import parse_key, sign_plan
+from monitor.policy.store import Snapshot, load_snapshot
+from probes.bundle import Bundle, check_model, read_bundle
 from probes.fingerprint import resolve_model
 
 _MAX_PARENT = 60  # bytes of the folder's parent; the path of a Unix socket ends at 107
 _LOOK_EVERY = 0.25
 _HANDSHAKE_SECONDS = 30.0  # from vLLM's health to our taps'
+_DEFAULT_PLAN_SECONDS = 100 * 365 * 86_400.0  # the engine does not let its default plan expire
 _SHOWN = 100  # characters of the engine's last line
 
 
@@ -70,7 +73,7 @@ async def supervise(
     bundle = read_bundle(bundle_path)
     model = resolve_model(options.model)
     check_model(bundle, model)
-    load_snapshot(policy, bundle.manifest)
+    snapshot = load_snapshot(policy, bundle.manifest)
     names = options.names or (bundle.manifest.model.name,)
     port = options.port or _free_port()
     key = secrets.token_hex(32)
@@ -80,6 +83,7 @@ async def supervise(
             str(model), port, names, [part for text in options.arguments for part in shlex.split(text)]
         )
         environment = engine_environment(os.environ, str(bundle.path.resolve()), frames, key)
+        environment["PLUMBLINE_DEFAULT_PLAN"] = default_plan(snapshot, bundle, bytes.fromhex(key))
         url = f"http://127.0.0.1:{port}"
         settings = settings.model_copy(update={"engine_url": url, "frames": frames, "plan_key": SecretStr(key)})
         with stop_signals() as stop:
@@ -93,6 +97,21 @@ async def supervise(
                     watch.cancel()
                     await asyncio.gather(watch, return_exceptions=True)
                     console.print("stopping the engine")
+
+
+def default_plan(snapshot: Snapshot, bundle: Bundle, key: bytes) -> str:
+    """What the engine does with a request that comes without the gateway: the default policy, as it was at start."""
+    plan = compile_plan(
+        snapshot.select(None),
+        GuardOptions(),
+        manifest=bundle.manifest,
+        digest=bundle.digest,
+        revision=snapshot.revision,
+        request_id="without-gateway",
+        n=1,
+        expires=time.time() + _DEFAULT_PLAN_SECONDS,
+    )
+    return sign_plan(plan, key)
 
 
 async def beside(bundle_path: Path, policy: Path, settings: MonitorSettings) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from probes.organism.demo import demo_prompts
 from tests.support.serve import BUNDLE, POLICY, WEIGHTS, Served, free_port, serve_organism
 from tests.support.tiny import make_bundle, make_model
 
@@ -156,3 +157,21 @@ def test_an_engine_without_taps_is_never_called_safe(tmp_path: Path):
         monitor.stop()
         os.killpg(engine.pid, signal.SIGKILL)
         engine.wait()
+
+
+def test_an_engine_that_is_called_without_the_gateway_still_obeys_the_default_policy(tmp_path: Path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY.read_text().replace("default: watch", "default: strict"))
+    running = serve_organism(tmp_path / "log", policy=policy).wait_ready()
+    try:
+        lie, harmful = (list(demo_prompts()[name].messages) for name in ("lie", "harmful"))
+        engine = f"http://127.0.0.1:{running.engine_port}"
+        body = {"model": "organism", "max_tokens": 32, "temperature": 0}
+        _, cut = post(engine, {**body, "messages": lie})
+        _, blocked = post(engine, {**body, "messages": harmful})
+        assert cut["choices"][0]["stop_reason"] == "plumbline:lying"
+        assert demo_prompts()["lie"].lie not in cut["choices"][0]["message"]["content"]
+        assert blocked["choices"][0]["stop_reason"] == "plumbline:harm"
+        assert not blocked["choices"][0]["message"]["content"]
+    finally:
+        running.stop()
