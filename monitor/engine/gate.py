@@ -157,6 +157,8 @@ class Gate:
         for column in sorted(used):
             probe = self._probes[column]
             inside = (positions >= scopes[:, column, :1]) & (positions < scopes[:, column, 1:])
+            if not inside.any():  # a rule on the prompt while the response is written: nothing changes
+                continue
             token_scores = scores[:, :, column].masked_fill(~inside, torch.nan)
             values, self._folds[column][slots] = update(probe.fold, self._folds[column][slots], token_scores)
             decides = _decision_positions(probe.scope, positions, n_prompt)

@@ -41,8 +41,10 @@ class SteeringTable:
         self._adds = torch.zeros(rows, len(directions), device=device)
         self._ablates = torch.zeros(rows, len(directions), device=device)
         self.entries = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self.active = torch.zeros(1, dtype=torch.bool)
+        self.adding, self.ablating = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
         self._free = list(range(rows - 1, 0, -1))
+        self._with_adds: set[int] = set()
+        self._with_ablates: set[int] = set()
         self._known: OrderedDict[tuple[Steering, ...], int] = OrderedDict()
 
     def adder(self, layer: int) -> Change | None:
@@ -52,7 +54,7 @@ class SteeringTable:
             return None
         vectors = torch.zeros_like(self._units)
         vectors[here] = self._units[here] * self._magnitudes[here, None]
-        strengths, entries, active = self._adds, self.entries, self.active
+        strengths, entries, active = self._adds, self.entries, self.adding
 
         def add(stream: Tensor) -> None:
             torch.ops.vllm.plumbline_add(stream, vectors, strengths, entries, active)
@@ -63,7 +65,7 @@ class SteeringTable:
         """What projects one write, or None if the bundle has no directions."""
         if not self._layers:
             return None
-        units, strengths, entries, active = self._units, self._ablates, self.entries, self.active
+        units, strengths, entries, active = self._units, self._ablates, self.entries, self.ablating
 
         def ablate(write: Tensor) -> None:
             torch.ops.vllm.plumbline_ablate(write, units, strengths, entries, active)
@@ -83,6 +85,8 @@ class SteeringTable:
             adds, ablates = self._strengths(key)
             entry = self._free.pop() if self._free else self._known.popitem(last=False)[1]
             self._adds[entry], self._ablates[entry] = adds, ablates
+            for entries, strengths in ((self._with_adds, adds), (self._with_ablates, ablates)):
+                (entries.add if bool(strengths.any()) else entries.discard)(entry)
             self._known[key] = entry
         self._known.move_to_end(key)
         return entry
@@ -90,10 +94,11 @@ class SteeringTable:
     def set_rows(self, entries: Tensor) -> None:
         """Each token's entry for the coming step: ``(n_tokens,)`` int64 on the CPU; padding gets 0."""
         self.entries.zero_()
-        steered = bool(entries.any())
-        if steered:
+        used = set(entries.tolist()) - {0}
+        if used:
             self.entries[: entries.shape[0]].copy_(entries, non_blocking=True)
-        self.active[0] = steered
+        self.adding[0] = not used.isdisjoint(self._with_adds)
+        self.ablating[0] = not used.isdisjoint(self._with_ablates)
 
     def _strengths(self, key: tuple[Steering, ...]) -> tuple[Tensor, Tensor]:
         """Lines of the two tables; equal directions add up, or leave what both ablations leave."""

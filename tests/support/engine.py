@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zmq
@@ -23,6 +24,34 @@ DEFAULTS = {
 }  # fmt: skip
 
 
+def generate(
+    llm: Any, prompts: Sequence[Sequence[int]], plans: Sequence[GatePlan | None], **params: object
+) -> list[Any]:
+    """Generate greedily in one batch, each prompt under its plan (or none)."""
+    from vllm import SamplingParams
+
+    options = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **params}
+    sampling = [
+        SamplingParams(**options, extra_args={XARGS_KEY: sign_plan(p, KEY)} if p is not None else None) for p in plans
+    ]
+    return llm.generate([{"prompt_token_ids": list(p)} for p in prompts], sampling, use_tqdm=False)
+
+
+def start_llm(model: Path, **options: object) -> Any:
+    """vLLM's offline ``LLM``, with the plugin if the environment says so."""
+    os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="WARNING")
+    from vllm import LLM
+
+    return LLM(str(model), **{**DEFAULTS, **options})
+
+
+def stop_llm(llm: Any) -> None:
+    """Stop the engine's processes."""
+    core = llm.llm_engine.engine_core
+    core.shutdown(timeout=20)
+    core.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
+
+
 class Engine:
     """vLLM's offline ``LLM`` (engine core and worker in processes of their own), instrumented."""
 
@@ -30,15 +59,9 @@ class Engine:
         self.bundle = bundle
         self.endpoint = f"ipc://{scratch}/frames.sock"
         os.environ.update(
-            PLUMBLINE_BUNDLE=str(bundle.path), PLUMBLINE_FRAMES=self.endpoint, PLUMBLINE_PLAN_KEY=KEY.hex(),
-            VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="WARNING",
-        )  # fmt: skip
-        from vllm import LLM
-
-        self.llm = LLM(
-            str(model),
-            **{**DEFAULTS, **options},
+            PLUMBLINE_BUNDLE=str(bundle.path), PLUMBLINE_FRAMES=self.endpoint, PLUMBLINE_PLAN_KEY=KEY.hex()
         )
+        self.llm = start_llm(model, **options)
         self._socket = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(self.endpoint)
@@ -61,16 +84,8 @@ class Engine:
 
     def generate(self, prompts: Sequence[Sequence[int]], plans: Sequence[GatePlan | None], **params: object):
         """Generate under plans, in one batch; returns vLLM's outputs and each plan's collected frames."""
-        from vllm import SamplingParams
-
-        options = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **params}
-        sampling = [
-            SamplingParams(**options, extra_args={XARGS_KEY: sign_plan(p, KEY)} if p is not None else None)
-            for p in plans
-        ]
-        outputs = self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], sampling, use_tqdm=False)
-        wanted = {(p.request_id, c) for p in plans if p is not None for c in range(p.n)}
-        return outputs, self.collect(wanted)
+        outputs = generate(self.llm, prompts, plans, **params)
+        return outputs, self.collect({(p.request_id, c) for p in plans if p is not None for c in range(p.n)})
 
     def collect(self, wanted: set[tuple[str, int]], timeout: float = 10.0) -> dict[tuple[str, int], Collected]:
         """Read frames until every wanted (request, choice) has ended."""
@@ -89,9 +104,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop the engine's processes."""
-        core = self.llm.llm_engine.engine_core
-        core.shutdown(timeout=20)
-        core.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
+        stop_llm(self.llm)
         self._socket.close()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,24 @@ SIZES = {
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15,
 }  # fmt: skip
 FINGERPRINT = Fingerprint(config="0", tokenizer="0", chat_template="0", weights="0")
+ProbeSpec = tuple[str, int, FoldSpec, Scope]
 CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+# All folds and scopes, on every layer (-1: the last one).
+SPECS: tuple[ProbeSpec, ...] = (
+    ("intent", 1, FoldSpec(kind=FoldKind.LAST), Scope.LAST_USER),
+    ("intent_mean", 1, FoldSpec(kind=FoldKind.MEAN), Scope.PROMPT),
+    ("deceit", 2, FoldSpec(kind=FoldKind.MEAN, min_tokens=3), Scope.RESPONSE),
+    ("invention", -1, FoldSpec(kind=FoldKind.ROLLING_MEAN_MAX, window=3), Scope.RESPONSE),
+    ("first", 0, FoldSpec(kind=FoldKind.MAX), Scope.ALL),
+    ("smooth", 2, FoldSpec(kind=FoldKind.EMA_MAX), Scope.RESPONSE),
+)
 
 
-def make_model(path: Path, family: str = "llama", seed: int = 0) -> Path:
-    """Write a random model of ``family`` with a word-level tokenizer and a chat template."""
+def make_model(path: Path, family: str = "llama", seed: int = 0, sizes: Mapping[str, int] | None = None) -> Path:
+    """Write a random model of ``family`` with a word-level tokenizer and a chat template; ``sizes`` overrides."""
     torch.manual_seed(seed)
     extra = {"head_dim": 32} if family == "qwen3" else {}
-    config = CONFIGS[family](**SIZES, **extra, dtype=torch.float32)
+    config = CONFIGS[family](**{**SIZES, **extra, **(sizes or {})}, dtype=torch.float32)
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(path)
@@ -72,30 +83,23 @@ def make_probe(name: str, layer: int, fold: FoldSpec, scope: Scope, bias: float,
     )  # fmt: skip
 
 
-def make_bundle(path: Path, model: Path, seed: int = 0) -> Bundle:
+def make_bundle(path: Path, model: Path, seed: int = 0, specs: Sequence[ProbeSpec] = SPECS) -> Bundle:
     """A random bundle that is bound to ``model``."""
     config = json.loads((model / "config.json").read_text())
     return random_bundle(
         path, config["hidden_size"], config["num_hidden_layers"], config["architectures"][0],
-        fingerprint_model(model), seed,
+        fingerprint_model(model), seed, specs,
     )  # fmt: skip
 
 
 def random_bundle(
     path: Path, d_model: int, n_layers: int, architecture: str = "LlamaForCausalLM",
-    fingerprint: Fingerprint = FINGERPRINT, seed: int = 0,
+    fingerprint: Fingerprint = FINGERPRINT, seed: int = 0, specs: Sequence[ProbeSpec] = SPECS,
 ) -> Bundle:  # fmt: skip
-    """Random probes over all folds and scopes and on every layer, and two directions."""
+    """Random probes as ``specs`` says (name, layer, fold, scope), and two directions."""
     rng = np.random.default_rng(seed)
-    specs = [
-        ("intent", 1, FoldSpec(kind=FoldKind.LAST), Scope.LAST_USER),
-        ("intent_mean", 1, FoldSpec(kind=FoldKind.MEAN), Scope.PROMPT),
-        ("deceit", 2, FoldSpec(kind=FoldKind.MEAN, min_tokens=3), Scope.RESPONSE),
-        ("invention", n_layers - 1, FoldSpec(kind=FoldKind.ROLLING_MEAN_MAX, window=3), Scope.RESPONSE),
-        ("first", 0, FoldSpec(kind=FoldKind.MAX), Scope.ALL),
-        ("smooth", 2, FoldSpec(kind=FoldKind.EMA_MAX), Scope.RESPONSE),
-    ]
-    probes = tuple(make_probe(n, layer, f, s, float(rng.normal())) for n, layer, f, s in specs)
+    placed = [(name, layer % n_layers, fold, scope) for name, layer, fold, scope in specs]
+    probes = tuple(make_probe(n, layer, f, s, float(rng.normal())) for n, layer, f, s in placed)
     vectors = {probe_tensor(p.name): rng.normal(size=d_model).astype(np.float32) * 0.1 for p in probes}
     directions = tuple(
         Direction(name=n, concept=n, layer=layer, magnitude=m, position="last prompt token")

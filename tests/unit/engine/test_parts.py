@@ -81,8 +81,13 @@ def test_rows_beyond_the_step_are_unsteered(table):
     table.set_rows(torch.tensor([1, 2, 3]))
     table.set_rows(torch.tensor([2]))
     assert table.entries.tolist() == [2, *[0] * 15]
-    table.set_rows(torch.tensor([0, 0]))
-    assert not table.active
+
+
+def test_an_operator_that_no_row_needs_is_skipped(table):
+    add, ablate = table.entry(steering(1.0)), table.entry(steering(1.0, Operator.ABLATE))
+    for rows, wanted in (([0, 0], (False, False)), ([add, 0], (True, False)), ([0, ablate], (False, True))):
+        table.set_rows(torch.tensor(rows))
+        assert (bool(table.adding), bool(table.ablating)) == wanted
 
 
 GOOD = {"PLUMBLINE_BUNDLE": "b", "PLUMBLINE_FRAMES": "ipc://x", "PLUMBLINE_PLAN_KEY": "ab" * 32}
