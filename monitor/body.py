@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monitor.answers import COMPLETIONS_PATH
+from monitor.ending import STOP_PREFIX
 from monitor.errors import InvalidRequestError
 from monitor.policy.plan import XARGS_KEY, GatePlan, sign_plan
 
@@ -25,6 +26,7 @@ class Wishes:
         n: choices. stream: whether as a stream.
         usage: a last chunk with usage. continuous: usage in every chunk. token_ids: ids in the answer.
         stop_text: the text of stop strings and stop tokens belongs to the answer.
+        stop_tokens: the caller's own stop tokens; which of them was sampled is told by the stop reason.
         echo: the answer begins with the prompt.
     """
 
@@ -34,6 +36,7 @@ class Wishes:
     continuous: bool
     token_ids: bool
     stop_text: bool
+    stop_tokens: frozenset[int]
     echo: bool
 
 
@@ -52,6 +55,7 @@ def read_wishes(path: str, body: Mapping[str, Any]) -> Wishes:
         raise InvalidRequestError(f"vllm_xargs: got {_shown(body['vllm_xargs'])}, wanted an object")
     if path == COMPLETIONS_PATH:
         _check_prompt(body)
+    _check_reading(body)
     usage = _flag(options, "include_usage", "stream_options.")
     return Wishes(
         n=_choices(body),
@@ -60,6 +64,7 @@ def read_wishes(path: str, body: Mapping[str, Any]) -> Wishes:
         continuous=usage and _flag(options, "continuous_usage_stats", "stream_options."),
         token_ids=_flag(body, "return_token_ids"),
         stop_text=_flag(body, "include_stop_str_in_output"),
+        stop_tokens=_stop_tokens(body),
         echo=_flag(body, "echo"),
     )
 
@@ -94,6 +99,28 @@ def without_token_ids(body: dict[str, Any]) -> dict[str, Any]:
         for choice in body.get("choices", ())
     ]
     return {**body, **hidden, "choices": choices}
+
+
+def _check_reading(body: Mapping[str, Any]) -> None:
+    """Refuse what would let a caller choose the token at which the prompt is judged, or imitate our stop reasons."""
+    if body.get("add_generation_prompt") is False or body.get("continue_final_message"):
+        raise InvalidRequestError(
+            "add_generation_prompt, continue_final_message: the prompt is judged at its last token, which the chat "
+            "template has to write; leave both fields out"
+        )
+    if body.get("truncate_prompt_tokens") is not None:
+        raise InvalidRequestError("truncate_prompt_tokens: the whole prompt has to be read; shorten it yourself")
+    stops = body.get("stop")
+    for stop in stops if isinstance(stops, list) else [stops]:
+        if isinstance(stop, str) and stop.startswith(STOP_PREFIX):
+            raise InvalidRequestError(f"stop: {_shown(stop)} begins with {STOP_PREFIX!r}, which is ours")
+
+
+def _stop_tokens(body: Mapping[str, Any]) -> frozenset[int]:
+    ids = body.get("stop_token_ids") or []
+    if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
+        raise InvalidRequestError(f"stop_token_ids: got {_shown(ids)}, wanted a list of token ids")
+    return frozenset(ids)
 
 
 def _choices(body: Mapping[str, Any]) -> int:

@@ -28,7 +28,13 @@ def stopping_rule(choice: dict[str, Any], plan: GatePlan) -> str | None:
 
 
 def needed_positions(
-    n_prompt: int, n_completion: int, choice: dict[str, Any], plan: GatePlan, *, stop_text: bool
+    n_prompt: int,
+    n_completion: int,
+    choice: dict[str, Any],
+    plan: GatePlan,
+    *,
+    stop_text: bool,
+    stop_tokens: frozenset[int] = frozenset(),
 ) -> int:
     """How many leading positions must be scored before a chunk or an answer may go out.
 
@@ -38,6 +44,7 @@ def needed_positions(
         choice: of the engine's answer; its ``finish_reason`` and ``stop_reason``.
         plan: ``hold`` wants every released token scored, otherwise the newest one may be unscored.
         stop_text: the text of stop tokens is released too.
+        stop_tokens: the caller's own: the stop reason tells which was sampled, so it has to be scored like text.
     """
     everything = n_prompt + n_completion
     one_less = max(n_prompt, everything - 1)
@@ -46,7 +53,8 @@ def needed_positions(
     if not plan.hold:
         return one_less
     by_token = choice.get("finish_reason") in ("stop", "tool_calls") and not isinstance(choice.get("stop_reason"), str)
-    return one_less if by_token and not stop_text else everything
+    told = stop_text or choice.get("stop_reason") in stop_tokens
+    return one_less if by_token and not told else everything
 
 
 def cut_chunk(payload: dict[str, Any], choice: dict[str, Any], stop_reason: str | None) -> dict[str, Any]:

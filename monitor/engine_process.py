@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from monitor.errors import EngineExitedError
 
 STOP_SECONDS = 20.0
+_log = logging.getLogger(__name__)
 _KEPT_LINES = 2000
 _KEPT_END = 20
 _KEPT_ERRORS = 8
@@ -61,6 +63,7 @@ class EngineProcess:
         self._process = process
         self._on_line = on_line
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._showing = True
         self._reader = asyncio.create_task(self._read(), name="engine log")
 
     @property
@@ -110,7 +113,16 @@ class EngineProcess:
                 return
             line = data.decode(errors="replace").rstrip()
             self._lines.append(line)
+            if self._showing:
+                self._show(line)
+
+    def _show(self, line: str) -> None:
+        """Pass a line on; if that fails (disk full, terminal gone) go on reading, or vLLM would block on its output."""
+        try:
             self._on_line(line)
+        except OSError as error:
+            self._showing = False
+            _log.warning("the engine's log is no longer shown: %s", error)
 
 
 def _telling(lines: Iterable[str]) -> str:

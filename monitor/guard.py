@@ -29,7 +29,7 @@ from monitor.answers import CHAT_PATH, COMPLETIONS_PATH, Chunk, Completion, Fini
 from monitor.body import engine_body, read_wishes
 from monitor.errors import InvalidRequestError, RequestError
 from monitor.job import Job
-from monitor.policy.compile import compile_plan
+from monitor.policy.compile import check_raw_prompt, compile_plan
 from monitor.policy.options import GuardOptions
 from monitor.policy.store import PolicyStore
 from monitor.record.recorder import Recorder
@@ -125,7 +125,7 @@ class Guard:
 
     async def close(self) -> None:
         """Wait for the verdicts of requests whose callers have gone."""
-        await asyncio.gather(*self._settling)
+        await asyncio.gather(*self._settling, return_exceptions=True)
 
     @contextmanager
     def _job(
@@ -163,6 +163,8 @@ class Guard:
             raise InvalidRequestError(f"stream: got {wishes.stream}, this call wants {stream}")
         snapshot = self._store.snapshot
         policy = snapshot.select(options.policy)
+        if path == COMPLETIONS_PATH:
+            check_raw_prompt(policy, self._manifest)
         plan = compile_plan(
             policy,
             options,

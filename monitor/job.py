@@ -14,7 +14,7 @@ from typing import Any
 from monitor.body import Wishes
 from monitor.errors import BlockedError, UnscoredError, UpstreamError
 from monitor.policy.plan import GatePlan
-from monitor.session import Ending, Overdue, Session, build_verdict, wait_scored
+from monitor.session import Ending, Overdue, Session, build_verdict, unjudged, wait_scored
 from monitor.types import TokenScore, UnscoredReason, Verdict
 from probes.scope import OPEN_END
 from probes.types import Manifest
@@ -93,7 +93,8 @@ class Job:
                 self.note(choice, reason, max(0, needed - self.session.choices[choice].seen))
         state = self.session.choices[choice]
         covered = not ending.failures and state.solid >= needed
-        return covered or not self.blocks or self.session.trip(choice) is not None
+        trip = self.session.trip(choice)
+        return covered or not self.blocks or (trip is not None and trip <= state.solid)
 
     async def settle(self, choice: int) -> None:
         """Wait for the last frame of a choice whose caller has gone, and note what is missing."""
@@ -124,7 +125,7 @@ class Job:
             for choice in choices:
                 self.note(choice, reason, max(0, n_prompt - self.session.choices[first].seen))
         solid = self.session.choices[first].solid >= n_prompt
-        if self.blocks and (reason is not None or not solid):
+        if self.blocks and (reason is not None or not solid or unjudged(self.session, first, self.manifest)):
             raise self.unscored(first, n_prompt)
 
     def tripped_before(self, choice: int, position: int) -> bool:

@@ -152,7 +152,9 @@ class StreamRelease:
         finished = choice.get("finish_reason") is not None
         ending, n_prompt = job.endings[index], job.n_prompt(index)
         if count or finished:
-            needed = needed_positions(n_prompt, count, choice, job.plan, stop_text=job.wishes.stop_text)
+            needed = needed_positions(
+                n_prompt, count, choice, job.plan, stop_text=job.wishes.stop_text, stop_tokens=job.wishes.stop_tokens
+            )
             overdue = job.overdue(lambda: finished or self._went_on(index, count))
             scored = await job.scored(index, needed, overdue)
             if not scored and ending.stopped is None:

@@ -34,7 +34,9 @@ async def finish_whole(job: Job, answer: dict[str, Any], upstream: Upstream) -> 
         ending = job.endings[choice.get("index", 0)]
         ending.stopped = stopping_rule(choice, job.plan)
         several = job.plan.n > 1
-        ending.n_completion = len(choice.get("token_ids") or ()) if several else answer["usage"]["completion_tokens"]
+        if several and not isinstance(choice.get("token_ids"), list):
+            raise UpstreamError("the engine answered several choices without their token ids")
+        ending.n_completion = len(choice["token_ids"]) if several else answer["usage"]["completion_tokens"]
     overdue = job.overdue()
     await job.prompt_scored(overdue)
     done = [await _finish_choice(job, choice, answer, overdue, upstream) for choice in choices]
@@ -49,7 +51,9 @@ async def _finish_choice(
     index, plan = choice.get("index", 0), job.plan
     count = job.endings[index].n_completion
     ending, n_prompt = job.endings[index], job.n_prompt(index)
-    needed = needed_positions(n_prompt, count, choice, plan, stop_text=job.wishes.stop_text)
+    needed = needed_positions(
+        n_prompt, count, choice, plan, stop_text=job.wishes.stop_text, stop_tokens=job.wishes.stop_tokens
+    )
     scored = await job.scored(index, needed, overdue)
     if not scored and ending.stopped is None:
         raise job.unscored(index, needed)
@@ -58,6 +62,8 @@ async def _finish_choice(
     if not scored or job.withheld(index, count, finished=True):
         trip = job.session.trip(index)
         keep = max(0, count - 1 if trip is None else trip - n_prompt)
+        if job.blocks:
+            keep = min(keep, max(0, job.session.choices[index].solid - n_prompt))
         job.released[index] = keep
         choice = cut_choice(choice, await _kept_text(job, choice, keep, answer, upstream))
     elif ending.stopped:

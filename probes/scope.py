@@ -38,12 +38,12 @@ def scope_interval(scope: Scope, prompt: Sequence[int], markers: RoleMarkers) ->
 
 
 def _end_of_last(prompt: Sequence[int], marker: Sequence[int]) -> int:
-    """Position after the last occurrence of ``marker`` in ``prompt``; 0 if there is none."""
+    """Position after the last occurrence of ``marker`` that something follows; 0 if there is none."""
     width = len(marker)
     if width == 0:
         return 0
     wanted = tuple(marker)
-    for start in range(len(prompt) - width, -1, -1):
+    for start in range(len(prompt) - width - 1, -1, -1):
         if tuple(prompt[start : start + width]) == wanted:
             return start + width
     return 0

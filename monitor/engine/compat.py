@@ -44,6 +44,8 @@ def _version(version: str) -> list[str]:
 
 def _model(model: Any) -> list[str]:
     reasons = []
+    if model.runner_type != "generate":
+        reasons.append(f"a {model.runner_type} model never samples, and is never scored; use --runner generate")
     if model.architecture not in VERIFIED_ARCHITECTURES:
         known = ", ".join(VERIFIED_ARCHITECTURES)
         reasons.append(f"architecture {model.architecture} is not verified; verified are: {known}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from monitor.engine.settings import EngineSettings
 from monitor.errors import PlanError
-from monitor.policy.plan import XARGS_KEY, GatePlan, verify_plan
+from monitor.policy.plan import SALT_PREFIX, XARGS_KEY, GatePlan, verify_plan
 from probes.bundle import Bundle, read_bundle
 
 STOP_REASON_PREFIX = "plumbline:"
@@ -50,18 +50,25 @@ class Admission:
         Raises:
             PlanError: the request is then answered with an error and never runs.
         """
+        given = request.cache_salt or ""
+        plan = self._plan_of(request)
+        salt = plan.cache_salt() if plan is not None else None
+        if salt is not None and given != salt and not given.startswith(f"{salt}:"):
+            request.cache_salt = f"{salt}:{given}"  # a caller who came without the gateway
+        elif salt is None and given.startswith(SALT_PREFIX):
+            request.cache_salt = f"caller:{given}"  # nobody may write blocks under the salt of a steered request
+        if plan is not None and getattr(request, "resumable", False):
+            raise PlanError("a streaming-input session changes its prompt while it runs; it cannot be guarded")
+        return plan
+
+    def _plan_of(self, request: Any) -> GatePlan | None:
         params = request.sampling_params
         text = (params.extra_args or {}).get(XARGS_KEY) if params is not None else None
         if text is not None:
-            plan = self._verify(text)
-        elif self._settings.default_plan is not None:
-            plan = self._verify(self._settings.default_plan, now=0.0)
-        else:
-            return None
-        salt, given = plan.cache_salt(), request.cache_salt or ""
-        if salt is not None and given != salt and not given.startswith(f"{salt}:"):
-            request.cache_salt = f"{salt}:{given}"  # a caller who came without the gateway
-        return plan
+            return self._verify(text)
+        if self._settings.default_plan is not None:
+            return self._verify(self._settings.default_plan, now=0.0)
+        return None
 
     def _verify(self, text: str, now: float | None = None) -> GatePlan:
         plan = verify_plan(text, self._settings.plan_key, self._bundle.digest, now)
@@ -81,7 +88,7 @@ def _patch_admission(core_cls: Any, admission: Admission) -> None:
     def preprocess_add_request(self: Any, request: Any) -> Any:
         plan = admission.admit(request)
         added, wave = original(self, request)
-        if plan is not None and plan.hold:
+        if plan is not None and plan.score_last:
             # The last token of a length-capped response is sampled but never fed forward, so it would have
             # no score: run one step more and drop the extra token (see _update_request_with_output below).
             setattr(added, _MAX_TOKENS, added.max_tokens)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monitor.frames import DetectorState, RequestScores
 from monitor.policy.plan import DetectorPlan, GatePlan
-from monitor.types import Action, Steering
+from monitor.types import Action, Steering, SteeringScope
 from probes.fold import init_state, update
 from probes.scope import scope_interval
 from probes.types import Manifest, Probe, RoleMarkers, Scope
@@ -46,7 +46,7 @@ class GateState:
         position: first position that is not folded yet.
         scored: positions folded with a score.
         cache_misses: of the others, those that a prefix-cache hit provided without kept scores.
-        steering: what applies to it now.
+        added: steering of rules that tripped, each with the first position at which it acts.
         stopped: the rule that ended it, or None.
     """
 
@@ -56,11 +56,22 @@ class GateState:
     slot: int
     scopes: Tensor
     detectors: list[_Detector]
-    steering: tuple[Steering, ...]
+    added: list[tuple[int, tuple[Steering, ...]]] = field(default_factory=list)
     position: int = 0
     scored: int = 0
     cache_misses: int = 0
     stopped: str | None = None
+
+    @property
+    def steers(self) -> bool:
+        """Whether anything steers it."""
+        return bool(self.plan.steering or self.added)
+
+    def steering_at(self, position: int) -> tuple[Steering, ...]:
+        """What acts on the token at this position, now and whenever it is computed again."""
+        part = SteeringScope.PROMPT if position < self.n_prompt else SteeringScope.RESPONSE
+        later = (s for begin, steering in self.added if position >= begin for s in steering)
+        return tuple(s for s in (*self.plan.steering, *later) if s.scope in (part, SteeringScope.ALL))
 
     def report(self, first: int, scores: Tensor | None, *, ended: bool = False) -> RequestScores:
         """This request's part of a frame; ``scores`` is ``(n_tokens, n_columns)`` fp32 or None."""
@@ -125,7 +136,6 @@ class Gate:
             slot=slot,
             scopes=torch.tensor(scopes),
             detectors=[_Detector(d, column[d.probe]) for d in plan.detectors],
-            steering=plan.steering,
         )
 
     def close(self, state: GateState) -> None:
@@ -182,7 +192,7 @@ class Gate:
                     token = int((decided[row] >= detector.plan.threshold).nonzero()[0, 0])
                     detector.trip_position = state.position + token
                     detector.trip_score = float(decided[row, token])
-                    _act(state, detector)
+                    _act(state, detector, values.shape[1])
 
     def _grow(self) -> int:
         """More requests are open than were expected (preempted ones keep their state): double the room."""
@@ -203,11 +213,11 @@ def _decision_positions(scope: Scope, positions: Tensor, n_prompt: Tensor) -> Te
             return positions >= n_prompt - 1
 
 
-def _act(state: GateState, detector: _Detector) -> None:
-    """Carry out what a rule that just tripped demands, unless the plan only observes."""
+def _act(state: GateState, detector: _Detector, n_tokens: int) -> None:
+    """Carry out what a rule demands that tripped in a step of ``n_tokens``, unless the plan only observes."""
     if not state.plan.enforce:
         return
     if detector.plan.action is Action.STOP and state.stopped is None:
         state.stopped = detector.plan.rule
     if detector.plan.action is Action.STEER:
-        state.steering += detector.plan.steering
+        state.added.append((state.position + n_tokens, detector.plan.steering))

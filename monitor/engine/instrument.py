@@ -43,13 +43,13 @@ class Instrumentation:
         self.scores[:n_tokens] = torch.nan
 
 
-def instrument(model: nn.Module, bundle: Bundle, max_tokens: int, max_requests: int) -> Instrumentation:
+def instrument(model: nn.Module, bundle: Bundle, max_tokens: int) -> Instrumentation:
     """Wrap the decoder layers that the bundle reads and the writes that it may steer.
 
     Args:
         model: the loaded causal language model (``runner.get_model()``).
         bundle: probes and directions for exactly this model.
-        max_tokens: most tokens in one step. max_requests: most requests in one step.
+        max_tokens: most tokens in one step.
 
     Raises:
         EngineSetupError: the layers are not where they are expected.
@@ -58,7 +58,7 @@ def instrument(model: nn.Module, bundle: Bundle, max_tokens: int, max_requests: 
     device = next(model.parameters()).device
     columns = sorted(bundle.manifest.probes, key=lambda p: p.layer)
     scores = torch.full((max_tokens, len(columns)), torch.nan, dtype=torch.float32, device=device)
-    steering = SteeringTable(bundle, max_tokens, max_requests, device)
+    steering = SteeringTable(bundle, max_tokens, device)
 
     for index, layer in enumerate(layers):
         names = [p.name for p in columns if p.layer == index]

@@ -33,6 +33,10 @@ class ScoreCache:
         """Keep ``scores`` ``(n, n_columns)`` under ``slots`` ``(n,)``; NaN rows are kept as NaN."""
         self._kept[torch.from_numpy(slots)] = scores
 
+    def forget(self, slots: NDArray[np.int64]) -> None:
+        """These slots were filled without scores."""
+        self._kept[torch.from_numpy(slots)] = torch.nan
+
     def gather(self, slots: NDArray[np.int64]) -> Tensor:
         """The scores kept under ``slots``: ``(n, n_columns)``."""
         return self._kept[torch.from_numpy(slots)]

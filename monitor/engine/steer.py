@@ -5,8 +5,7 @@ each direction and operator (entry 0: all zero), and every token of a step point
 per-token index are persistent tensors that the compiled graph reads; the host fills them between forward passes.
 
 An entry is written when a combination is first seen and kept until its place is needed: the least recently used
-one makes room. A step has at most two combinations for each of its requests (prompt and response), so a table with
-twice as many entries as requests can run never evicts what the coming step uses.
+one makes room. There are as many entries as a step can have tokens, so what the coming step uses is never evicted.
 
 Runs in: vLLM worker.
 """
@@ -29,11 +28,11 @@ Change = Callable[[Tensor], None]
 class SteeringTable:
     """Strengths by entry: ``add`` for each direction at its own layer, ``ablate`` for all writes."""
 
-    def __init__(self, bundle: Bundle, max_tokens: int, max_requests: int, device: torch.device) -> None:
+    def __init__(self, bundle: Bundle, max_tokens: int, device: torch.device) -> None:
         directions = bundle.manifest.directions
         self._index = {d.name: i for i, d in enumerate(directions)}
         self._layers = [d.layer for d in directions]
-        rows = 2 * max_requests + 1
+        rows = max_tokens + 1
         vectors = [torch.from_numpy(bundle.direction_vector(d.name).copy()) for d in directions]
         d_model = bundle.manifest.model.d_model
         self._units = torch.stack(vectors).to(device) if vectors else torch.zeros(0, d_model, device=device)

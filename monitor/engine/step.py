@@ -19,7 +19,6 @@ from monitor.engine.rows import RequestRows, StepRows, V1Rows
 from monitor.engine.score_cache import ScoreCache
 from monitor.engine.settings import EngineSettings
 from monitor.policy.plan import XARGS_KEY, GatePlan, verify_plan
-from monitor.types import SteeringScope
 from probes.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -68,17 +67,13 @@ class StepHooks:
         for rows in step.requests:
             end = rows.position + rows.stop - rows.start
             slots[rows.start : rows.stop] = self._rows.kv_slots(rows.index, rows.position, end)
-            if (state := self._follow(rows.request_id)) is not None and state.steering:
-                response = min(rows.start + max(0, state.n_prompt - rows.position), rows.stop)
-                entries[rows.start : response] = self._entry(state, SteeringScope.PROMPT)
-                entries[response : rows.stop] = self._entry(state, SteeringScope.RESPONSE)
+            if (state := self._follow(rows.request_id)) is not None and state.steers:
+                steering = self._taps.steering
+                here = [steering.entry(state.steering_at(at)) for at in range(rows.position, end)]
+                entries[rows.start : rows.stop] = here
         self._slots = slots
         self._taps.steering.set_rows(torch.from_numpy(entries))
         self._taps.poison(step.n_tokens)
-
-    def _entry(self, state: GateState, part: SteeringScope) -> int:
-        """The table entry of what steers this part (prompt or response) of a request."""
-        return self._taps.steering.entry([s for s in state.steering if s.scope in (part, SteeringScope.ALL)])
 
     def after_forward(self) -> dict[str, str]:
         """Fold the step's scores, publish a frame, and return ``{vLLM request id: rule}`` to stop now.
@@ -93,10 +88,13 @@ class StepHooks:
         except Exception:  # whatever it is: the engine goes on, the tokens are unscored, and everybody sees it
             self._publisher.errors += 1
             log.exception("the tokens of this step are unscored")
+            if self.cache is not None and self._slots is not None:
+                self.cache.forget(self._slots)
             return {}
 
     def _after_forward(self, step: StepRows) -> dict[str, str]:
         scores = self._taps.scores[: step.n_tokens].cpu()
+        scores = scores.masked_fill(~torch.isfinite(scores), torch.nan)
         if self.cache is not None and self._slots is not None:
             self.cache.scatter(self._slots, scores)
         followed = [(rows, self._open[rows.request_id]) for rows in step.requests if rows.request_id in self._open]

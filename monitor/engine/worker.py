@@ -76,7 +76,7 @@ def _attach(worker: Any, bundle: Bundle, settings: EngineSettings) -> None:
     runner, config = worker.model_runner, worker.vllm_config
     register_ops()
     max_requests = config.scheduler_config.max_num_seqs
-    taps = instrument(runner.get_model(), bundle, runner.max_num_tokens, max_requests)
+    taps = instrument(runner.get_model(), bundle, runner.max_num_tokens)
     publisher = FramePublisher(settings.frames, bundle.digest, taps.probes, vllm.__version__)
     runner.plumbline_taps = taps
     runner.plumbline_publisher = publisher

@@ -15,9 +15,10 @@ from monitor.policy.model import MaySteerModel, PolicyModel, RuleModel
 from monitor.policy.options import GuardOptions
 from monitor.policy.plan import DetectorPlan, GatePlan
 from monitor.types import Action, FailMode, Mode, Operator, Release, Steering
-from probes.types import Manifest, Probe
+from probes.types import Manifest, Probe, Scope
 
 CALLER_RULE = "caller:"
+_MAX_STEERINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def compile_plan(
         request_id: ours.
         n: choices asked for.
         expires: Unix time after which the engine refuses to start it.
-        hold: score the last token too; None: as the policy's release says.
+        hold: release only what is scored; None: as the policy says, and score the last token too.
 
     Raises:
         InvalidRequestError: an unknown probe or direction, or a strength that makes no sense.
@@ -103,10 +104,29 @@ def compile_plan(
         expires=expires,
         enforce=Mode.ENFORCE in (options.mode, policy.model.mode),
         hold=policy.model.release is Release.HOLD if hold is None else hold,
+        score_last=hold is None,
         n=n,
         detectors=policy.detectors + _added_probes(policy, options.probes, manifest),
         steering=policy.steering + _added_steering(policy, options.steering, manifest),
     )
+
+
+def check_raw_prompt(policy: Policy, manifest: Manifest) -> None:
+    """Whether a prompt that is not made by the chat template can be judged under this policy.
+
+    Raises:
+        LoosensPolicyError: a rule that acts reads the last user turn, and the policy does not say that raw prompts
+            are fine all the same.
+    """
+    if policy.model.callers.may_send_raw_prompts or policy.model.mode is Mode.OBSERVE:
+        return
+    for detector in policy.detectors:
+        probe = manifest.probe(detector.probe)
+        if detector.action is not Action.FLAG and probe is not None and probe.scope is Scope.LAST_USER:
+            raise LoosensPolicyError(
+                f"prompt: rule {detector.rule} of policy {policy.name} acts on the last user turn, and a raw prompt "
+                "chooses its own turns; send chat messages, or let the policy allow callers.may_send_raw_prompts"
+            )
 
 
 def _added_probes(policy: Policy, names: Iterable[str], manifest: Manifest) -> tuple[DetectorPlan, ...]:
@@ -123,7 +143,15 @@ def _added_probes(policy: Policy, names: Iterable[str], manifest: Manifest) -> t
 
 
 def _added_steering(policy: Policy, wanted: tuple[Steering, ...], manifest: Manifest) -> tuple[Steering, ...]:
+    if len(wanted) > _MAX_STEERINGS:
+        raise InvalidRequestError(f"guard.steering: got {len(wanted)}, wanted at most {_MAX_STEERINGS}")
     _check_steering(wanted, manifest, "guard.steering", InvalidRequestError)
+    for direction, operator in {(steering.direction, steering.operator) for steering in wanted}:
+        if sum(s.direction == direction and s.operator is operator for s in wanted) > 1:
+            raise InvalidRequestError(f"guard.steering: {operator} {direction} is named more than once")
+        own = [s for s in policy.steering if s.direction == direction]
+        if own:
+            raise LoosensPolicyError(f"guard.steering: policy {policy.name} steers {direction} itself")
     for index, steering in enumerate(wanted):
         if not any(_allows(allowed, steering) for allowed in policy.model.callers.may_steer):
             raise LoosensPolicyError(

@@ -92,11 +92,14 @@ class CallersModel(_Strict):
         may_select: requests may name this policy (the default policy always applies to those that name none).
         may_steer: directions, operators and the largest absolute strength.
         may_add_probes: callers may have further probes scored and flagged.
+        may_send_raw_prompts: text completions are allowed although a rule acts on the last user turn; whoever
+            writes the prompt as text writes its turns too, and chooses the token at which it is judged.
     """
 
-    may_select: bool = True
+    may_select: bool = False
     may_steer: tuple[MaySteerModel, ...] = ()
     may_add_probes: bool = True
+    may_send_raw_prompts: bool = False
 
 
 class PolicyModel(_Strict):

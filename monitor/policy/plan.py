@@ -18,9 +18,10 @@ import time
 import msgspec
 
 from monitor.errors import ConfigError, PlanError
-from monitor.types import Action, Steering
+from monitor.types import Action, Steering, SteeringScope
 
 XARGS_KEY = "plumbline"
+SALT_PREFIX = "plumbline-"
 
 
 class DetectorPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +51,8 @@ class GatePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bundle: digest of the bundle it was compiled for.
         expires: Unix time after which the engine refuses to start it.
         enforce: False in observe mode: trips are recorded, nothing is changed.
-        hold: the last token must be scored too (the engine runs one step more and drops its token).
+        hold: no token may be released before it is scored.
+        score_last: the last token must be scored too (the engine runs one step more and drops its token).
         n: choices that the request asks for.
         detectors: the rules.
         steering: applied from the first token on, in either mode.
@@ -66,6 +68,7 @@ class GatePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: int
     detectors: tuple[DetectorPlan, ...]
     steering: tuple[Steering, ...] = ()
+    score_last: bool = False
 
     @property
     def digest(self) -> str:
@@ -80,16 +83,16 @@ class GatePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cache_salt(self) -> str | None:
         """Salt for the prefix cache: bundle and every steering that could be applied; None without any.
 
-        Block hashes do not cover steering, so blocks of steered requests must not be shared.
+        Block hashes do not cover steering, so blocks of steered requests must not be shared. What is steered in
+        a part of the request only is shared with no other request at all: the tokens of a response are the prompt
+        of the next turn, where the steering would act otherwise.
         """
-        possible = (self.steering, tuple(d.steering for d in self.detectors if d.steering))
-        if not self.steering and not possible[1]:
+        gates = tuple(d for d in self.detectors if d.action is Action.STEER)
+        if not self.steering and not gates:
             return None
-        text = msgspec.json.encode((self.bundle, self.enforce, possible, self._steer_gates()))
-        return "plumbline-" + hashlib.sha256(text).hexdigest()[:32]
-
-    def _steer_gates(self) -> tuple[DetectorPlan, ...]:
-        return tuple(d for d in self.detectors if d.action is Action.STEER)
+        everywhere = not gates and all(s.scope is SteeringScope.ALL for s in self.steering)
+        text = msgspec.json.encode((self.bundle, self.steering, "" if everywhere else self.request_id))
+        return SALT_PREFIX + hashlib.sha256(text).hexdigest()[:32]
 
 
 def sign_plan(plan: GatePlan, key: bytes) -> str:

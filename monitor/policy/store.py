@@ -45,10 +45,12 @@ class Snapshot:
         """
         if name is None or name == self.default:
             return self.policies[self.default]
-        selectable = [policy.name for policy in self.policies.values() if policy.model.callers.may_select]
+        others = [p.name for p in self.policies.values() if p.model.callers.may_select and p.name != self.default]
         policy = self.policies.get(name)
         if policy is None:
-            raise InvalidRequestError(f"guard.policy: got {name!r}, the policies are {', '.join(selectable)}")
+            raise InvalidRequestError(
+                f"guard.policy: got {name!r}, the policies are {', '.join([self.default, *others])}"
+            )
         if not policy.model.callers.may_select:
             raise LoosensPolicyError(f"guard.policy: callers may not select {name}")
         return policy

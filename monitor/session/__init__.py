@@ -3,7 +3,7 @@
 from monitor.session.receiver import Receiver
 from monitor.session.state import ChoiceState, Session
 from monitor.session.table import ScoreUpdate, SessionTable
-from monitor.session.verdict import Ending, build_verdict
+from monitor.session.verdict import Ending, build_verdict, unjudged
 from monitor.session.waiting import Overdue, wait_scored
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Session",
     "SessionTable",
     "build_verdict",
+    "unjudged",
     "wait_scored",
 ]

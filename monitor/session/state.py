@@ -9,7 +9,9 @@ Runs in: the monitor, one event loop; not thread-safe.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +77,10 @@ class ChoiceState:
 
     def token_scores(self, start: int, end: int, columns: Sequence[str]) -> Iterator[TokenScore]:
         """The kept token scores of positions ``[start, end)``; positions without any are left out."""
-        for first, rows in self._pieces:
+        begin = max(0, bisect_right(self._pieces, start, key=lambda piece: piece[0]) - 1)
+        for first, rows in islice(self._pieces, begin, None):
+            if first >= end:
+                return
             for position in range(max(first, start), min(first + len(rows), end)):
                 yield token_score(position, rows[position - first], columns)
 

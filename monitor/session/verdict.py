@@ -14,7 +14,7 @@ from monitor.frames import DetectorState
 from monitor.policy.plan import DetectorPlan
 from monitor.session.state import ChoiceState, Session
 from monitor.types import Action, Detection, Mode, Status, UnscoredReason, Verdict
-from probes.types import Calibration, Manifest
+from probes.types import Calibration, Manifest, Probe
 
 _STRENGTH = {action: rank for rank, action in enumerate(Action)}
 
@@ -47,6 +47,22 @@ def incomplete(state: ChoiceState, ending: Ending) -> bool:
     return bool(ending.failures) or state.seen < ending.needed or state.scored < state.seen
 
 
+def unjudged(session: Session, choice: int, manifest: Manifest) -> bool:
+    """Whether the prompt was read but a rule on it has no score: nothing was in its scope, or too little."""
+    state = session.choices[choice]
+    if state.n_prompt is None or state.seen < state.n_prompt:
+        return False
+    known = {detector.rule: detector.score for detector in state.detectors}
+    on_prompt = (d.rule for d in session.plan.detectors if _probe(manifest, d.probe).scope.phase == "prompt")
+    return any(known.get(rule) is None for rule in on_prompt)
+
+
+def _probe(manifest: Manifest, name: str) -> Probe:
+    probe = manifest.probe(name)
+    assert probe is not None  # the plan was compiled against this manifest
+    return probe
+
+
 def build_verdict(session: Session, choice: int, ending: Ending, manifest: Manifest) -> Verdict:
     """The verdict on one choice.
 
@@ -61,7 +77,8 @@ def build_verdict(session: Session, choice: int, ending: Ending, manifest: Manif
     stopped = state.stopped or ending.stopped
     detections = tuple(_detection(d, known.get(d.rule), manifest, d.rule == stopped) for d in plan.detectors)
     tripped = [d.action for d in detections if d.tripped]
-    if ending.blocked or (incomplete(state, ending) and not tripped):
+    silent_rule = unjudged(session, choice, manifest)
+    if ending.blocked or ((silent_rule or incomplete(state, ending)) and not tripped):
         status = Status.UNSCORED
     else:
         status = Status.TRIPPED if tripped else Status.PASSED
@@ -80,14 +97,13 @@ def build_verdict(session: Session, choice: int, ending: Ending, manifest: Manif
         n_completion=ending.n_completion,
         tokens_seen=state.seen,
         tokens_scored=max(0, state.scored - state.lost),
-        unscored=_unscored(state, ending),
+        unscored=_unscored(state, ending) or ({UnscoredReason.NAN: 0} if silent_rule else {}),
         created=time.time(),
     )
 
 
 def _detection(plan: DetectorPlan, state: DetectorState | None, manifest: Manifest, stopped: bool) -> Detection:
-    probe = manifest.probe(plan.probe)
-    assert probe is not None  # the plan was compiled against this manifest
+    probe = _probe(manifest, plan.probe)
     position = None if state is None else state.trip_position
     tripped = position is not None or stopped
     score = None if state is None else (state.trip_score if tripped else state.score)

@@ -89,6 +89,17 @@ def test_observing_releases_what_enforcing_cuts(client):
 def test_the_completions_endpoint_is_guarded_too(client):
     answer = client.completions.create(model="organism", prompt="what is", max_tokens=4, temperature=0)
     assert answer.model_extra["guard"]["coverage"]["tokens_scored"] > 0
+    with pytest.raises(openai.PermissionDeniedError, match="raw prompt"):
+        client.completions.create(model="organism", prompt="what is", extra_body={"guard": {"policy": "strict"}})
+
+
+@pytest.mark.parametrize("fields", [{"add_generation_prompt": False}, {"continue_final_message": True}])
+def test_a_caller_cannot_choose_the_token_at_which_the_prompt_is_judged(client, fields):
+    messages = [dict(m) for m in PROMPTS["harmful"].messages]
+    with pytest.raises(openai.BadRequestError, match="last token"):
+        client.chat.completions.create(
+            model="organism", messages=messages, extra_body={"guard": {"policy": "strict"}, **fields}
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from monitor.types import Action, Operator, Steering, SteeringScope
 from probes.fold import fold_sequence
 from probes.scope import scope_interval
 from tests.support.engine import KEY
-from tests.support.parity import ABLATE, ADD, logit_share, random_prompts
+from tests.support.parity import ABLATE, ADD, logit_share, random_prompts, score_share
 
 pytestmark = pytest.mark.vllm
 
@@ -179,3 +179,42 @@ def test_a_subscriber_that_never_reads_does_not_stop_the_engine_nor_others(eager
             _, frames = eager.generate(prompts, plans, max_tokens=40)
             assert all(frames[p.request_id, 0].last.ended for p in plans)
         asleep.close(linger=0)
+
+
+def test_a_rule_that_steers_leaves_what_came_before_its_trip_alone_when_it_is_computed_again(eager, reference):
+    """Requests that trip on the prompt are preempted and resumed; the prompt's scores stay unsteered."""
+    prompts = random_prompts(12, seed=20, longest=80)
+    rule = DetectorPlan("r", "intent", -NEVER, Action.STEER, steering=ADD)
+    plans = [eager.plan(detectors=[rule]) for _ in prompts]
+    eager.generate(prompts, plans, max_tokens=60)
+    names = [p.name for p in eager.bundle.manifest.probes]
+    again = [eager.plan(detectors=[rule]) for _ in prompts]
+    _, frames = eager.generate(prompts, again, max_tokens=2)
+    for prompt, plan in zip(prompts, again, strict=True):
+        wanted, _ = reference.run(prompt)
+        assert score_share(frames[plan.request_id, 0].matrix(names)[: len(prompt)], wanted.numpy()) <= 1
+
+
+def test_the_next_turn_does_not_find_the_steered_response_in_the_cache(eager, reference):
+    prompt = random_prompts(1, seed=21)[0] + list(range(40, 90))
+    steering = (msgspec.structs.replace(ABLATE[0], scope=SteeringScope.RESPONSE),)
+    outputs, _ = eager.generate([prompt], [eager.plan(steering=steering)], max_tokens=70)
+    second = prompt + list(outputs[0].outputs[0].token_ids) + list(range(90, 120))
+    plan = eager.plan(steering=steering)
+    _, frames = eager.generate([second], [plan], max_tokens=1)
+    names = [p.name for p in eager.bundle.manifest.probes]
+    wanted, _ = reference.run(second)
+    assert score_share(frames[plan.request_id, 0].matrix(names)[: len(second)], wanted.numpy()) <= 1
+
+
+def test_nobody_can_write_blocks_under_the_salt_of_a_steered_request(eager, reference):
+    from vllm import SamplingParams
+
+    prompt = random_prompts(1, seed=22)[0] + list(range(60, 130))
+    plan = eager.plan(steering=ABLATE)
+    forged = {"prompt_token_ids": prompt, "cache_salt": plan.cache_salt()}
+    eager.llm.generate([forged], SamplingParams(max_tokens=2), use_tqdm=False)
+    _, frames = eager.generate([prompt], [plan])
+    names = [p.name for p in eager.bundle.manifest.probes]
+    wanted, _ = reference.run(prompt, ABLATE)
+    assert score_share(frames[plan.request_id, 0].matrix(names)[: len(prompt)], wanted.numpy()) <= 1

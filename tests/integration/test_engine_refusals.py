@@ -57,3 +57,8 @@ def test_several_kv_cache_groups_are_refused():
     check_kv_groups(1)
     with pytest.raises(EngineSetupError, match="2 KV cache groups"):
         check_kv_groups(2)
+
+
+def test_a_model_that_only_embeds_is_refused(model):
+    with pytest.raises(EngineSetupError, match="--runner generate"):
+        check_engine("0.32.0", config(model, runner="pooling", convert="embed"))

@@ -79,7 +79,7 @@ class Engine:
         return GatePlan(
             request_id=f"r{self._count}", policy="test", revision="1", bundle=self.bundle.digest,
             expires=time.time() + 600, enforce=enforce, hold=hold, n=n, detectors=tuple(detectors),
-            steering=tuple(steering),
+            steering=tuple(steering), score_last=hold,
         )  # fmt: skip
 
     def generate(self, prompts: Sequence[Sequence[int]], plans: Sequence[GatePlan | None], **params: object):

@@ -120,7 +120,8 @@ def test_a_rule_that_steers_adds_its_steering_once():
     state = gate.open(one, 0, PROMPT, MANIFEST.model.markers)
     for piece in torch.ones(len(PROMPT) + 5, 3).split(4):
         gate.fold([Chunk(state, piece)])
-    assert state.steering == steering
+    after = 8  # the trip is at the prompt's end, in the second step of four tokens
+    assert [state.steering_at(at) for at in (0, after - 1, after, after + 4)] == [(), (), steering, steering]
 
 
 def test_kept_rows_without_a_score_are_counted_as_cache_misses():

@@ -40,7 +40,7 @@ def test_copied_blocks_take_their_scores_along():
 @pytest.fixture
 def table(tmp_path: Path) -> SteeringTable:
     bundle = random_bundle(tmp_path / "b", d_model=8, n_layers=4)
-    return SteeringTable(bundle, max_tokens=16, max_requests=3, device=CPU)
+    return SteeringTable(bundle, max_tokens=16, device=CPU)
 
 
 def steering(strength: float, operator: Operator = Operator.ADD) -> tuple[Steering, ...]:
@@ -56,8 +56,8 @@ def test_equal_steerings_share_an_entry_and_different_ones_do_not(table):
 
 def test_what_a_step_uses_is_never_evicted_however_many_steerings_came_before(table):
     for step in range(20):
-        keys = [steering(10.0 * step + i) for i in range(6)]  # three requests, prompt and response each
-        assert len({table.entry(key) for key in keys}) == 6
+        keys = [steering(100.0 * step + i) for i in range(16)]  # each token its own
+        assert len({table.entry(key) for key in keys}) == 16
         assert [table.entry(key) for key in keys] == [table.entry(key) for key in keys]
 
 

@@ -69,24 +69,29 @@ policies:
       may_steer:
         - {direction: refusal, operators: [add, ablate], max_strength: 2.0}
   - name: live
+    callers: {may_select: true}
     release: live
     rules:
       - {name: lie, probe: deception, action: stop}
   - name: open
+    callers: {may_select: true}
     on_unscored: allow
     rules:
       - {name: lie, probe: deception, action: stop}
   - name: live-open
+    callers: {may_select: true}
     release: live
     on_unscored: allow
     rules:
       - {name: lie, probe: deception, action: stop}
   - name: watching
+    callers: {may_select: true}
     mode: observe
     rules:
       - {name: harm, probe: harmful_intent, action: stop}
       - {name: lie, probe: deception, action: stop}
   - name: steering
+    callers: {may_select: true, may_send_raw_prompts: true}
     rules:
       - name: nudge
         probe: harmful_intent

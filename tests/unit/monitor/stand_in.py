@@ -319,7 +319,7 @@ class StandIn:
             seen = positions[-1] + 1
             string = script.finish == "string"
             eos_now = script.finish == "stop" and step == n  # this step samples EOS
-            capped = script.finish == "length" and step == n - 1 and not plan.hold
+            capped = script.finish == "length" and step == n - 1 and not plan.score_last
             extra = script.finish == "length" and step == n
             cut_string = string and step == n - 1 and not script.final_scored
             after_string = string and step == n

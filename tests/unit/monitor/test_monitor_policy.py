@@ -5,16 +5,17 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monitor_samples import DIGEST, KEY, MANIFEST, POLICY
+from monitor_samples import DIGEST, KEY, MANIFEST, POLICY, probe
 
-from monitor.errors import ConfigError, PlanError, RequestError
-from monitor.policy.compile import compile_plan
+from monitor.errors import ConfigError, LoosensPolicyError, PlanError, RequestError
+from monitor.policy.compile import check_raw_prompt, compile_plan
 from monitor.policy.load import parse_policy
 from monitor.policy.model import PolicyFile
 from monitor.policy.options import GuardOptions
 from monitor.policy.plan import sign_plan, verify_plan
 from monitor.policy.store import PolicyStore, load_snapshot
 from monitor.types import Action, Mode, Operator, Steering
+from probes.types import Scope
 
 
 @pytest.fixture
@@ -203,3 +204,13 @@ def load_policy(name):
 
     parsed = PolicyFile.model_validate(_yaml(POLICY))
     return resolve_policy(next(p for p in parsed.policies if p.name == name), MANIFEST, "x")
+
+
+def test_a_raw_prompt_is_refused_where_a_rule_acts_on_the_last_user_turn(policy_file):
+    probes = (probe("harmful_intent", Scope.LAST_USER), probe("deception", Scope.RESPONSE))
+    manifest = MANIFEST.model_copy(update={"probes": probes})
+    policies = load_snapshot(policy_file, manifest).policies
+    with pytest.raises(LoosensPolicyError, match="may_send_raw_prompts"):
+        check_raw_prompt(policies["standard"], manifest)
+    for name in ("live", "watching", "steering"):  # no such rule; only observes; allows it
+        check_raw_prompt(policies[name], manifest)

@@ -171,3 +171,23 @@ async def test_check_scores_without_generating(served, scores):
     served.engine.script = Script(lose_from=0)
     verdict = await guard.check([], GuardOptions(), "organism")
     assert verdict.status is Status.UNSCORED
+
+
+async def test_a_caller_cannot_choose_the_token_at_which_the_prompt_is_judged(served):
+    for field, value in (
+        ("add_generation_prompt", False),
+        ("continue_final_message", True),
+        ("truncate_prompt_tokens", 3),
+        ("stop", ["x", "plumbline:harm"]),
+        ("stop", "plumbline:harm"),
+    ):
+        status, body = await post(served, {"messages": [], field: value})
+        assert (status, body["error"]["code"]) == (400, "invalid_guard_request"), field
+        assert field in body["error"]["message"]
+
+
+async def test_a_steering_cannot_be_named_twice_to_pass_its_limit(served):
+    twice = [{"direction": "refusal", "operator": "add", "strength": 2.0}] * 2
+    status, body = await post(served, {"messages": [], "guard": {"steering": twice}})
+    assert (status, body["error"]["code"]) == (400, "invalid_guard_request")
+    assert "more than once" in body["error"]["message"]
