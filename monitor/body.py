@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from monitor.answers import COMPLETIONS_PATH
-from monitor.ending import STOP_PREFIX
 from monitor.errors import InvalidRequestError
-from monitor.policy.plan import XARGS_KEY, GatePlan, sign_plan
+from monitor.policy.plan import STOP_PREFIX, XARGS_KEY, GatePlan, sign_plan
 
 _MAX_CHOICES = 128
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitor.policy.plan import GatePlan
+from monitor.policy.plan import STOP_PREFIX, GatePlan
 from monitor.types import Action
 
-STOP_PREFIX = "plumbline:"
 CUT_REASON = "content_filter"
 
 

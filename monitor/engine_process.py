@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,13 @@ _LAST_LINES = 1.0  # seconds that the end of the log may take after the process 
 _LOOK_EVERY = 0.1
 _MAX_LINE = 2**20
 _PR_SET_PDEATHSIG = 1
+
+
+def free_port() -> int:
+    """A port of the loopback interface that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def engine_command(model: str, port: int, names: Sequence[str], extra: Sequence[str]) -> list[str]:

@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from monitor.answers import CHAT_PATH, Chunk
-from monitor.ending import CUT_REASON, STOP_PREFIX, cut_chunk, needed_positions, stopping_rule
+from monitor.ending import CUT_REASON, cut_chunk, needed_positions, stopping_rule
 from monitor.errors import EngineRefusedError, UpstreamError
 from monitor.job import Job
+from monitor.policy.plan import STOP_PREFIX
 
 Event = dict[str, Any]
 

@@ -11,7 +11,6 @@ import asyncio
 import os
 import secrets
 import shlex
-import socket
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from rich.markup import escape
 
 from monitor.app import Monitor, open_monitor, serve_monitor, stop_signals
 from monitor.config import MonitorSettings
-from monitor.engine_process import EngineProcess, engine_command, engine_environment, running_engine
+from monitor.engine_process import EngineProcess, engine_command, engine_environment, free_port, running_engine
 from monitor.errors import ConfigError, EngineExitedError
 from monitor.policy.compile import compile_plan
 from monitor.policy.options import GuardOptions
@@ -75,7 +74,7 @@ async def supervise(
     check_model(bundle, model)
     snapshot = load_snapshot(policy, bundle.manifest)
     names = options.names or (bundle.manifest.model.name,)
-    port = options.port or _free_port()
+    port = options.port or free_port()
     key = secrets.token_hex(32)
     with _private_folder() as folder, _log_sink(options.log, show=verbose or not console.is_terminal) as on_line:
         frames = f"ipc://{folder}/frames.sock"
@@ -172,12 +171,6 @@ def _usage(console: Console, model: str) -> Callable[[str, int, int], None]:
         console.print(f"  {escape(command)}\n", highlight=False, soft_wrap=True)
 
     return show
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from rich.console import Console
 from monitor.demo.answer import Answer, ask
 from monitor.demo.scenario import Step, script
 from monitor.demo.show import show_how_to_play_on, show_step
+from monitor.engine_process import free_port
 from monitor.errors import ConfigError
 
 MODEL = "organism"
@@ -135,10 +135,3 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -14,11 +14,12 @@ from typing import Any
 
 from monitor.engine.settings import EngineSettings
 from monitor.errors import PlanError
-from monitor.policy.plan import SALT_PREFIX, XARGS_KEY, GatePlan, verify_plan
+from monitor.policy.plan import SALT_PREFIX, STOP_PREFIX, XARGS_KEY, GatePlan, verify_plan
 from probes.bundle import Bundle, read_bundle
 
-STOP_REASON_PREFIX = "plumbline:"
-_STOPS = "plumbline_stops"
+STOPS_ATTRIBUTE = "plumbline_stops"
+"""On ``ModelRunnerOutput``: ``{vLLM request id: rule}``; it survives the worker's IPC."""
+
 _MAX_TOKENS = "plumbline_max_tokens"
 _PATCHED = "_plumbline"
 
@@ -41,8 +42,8 @@ class Admission:
     def __init__(self, settings: EngineSettings, bundle: Bundle) -> None:
         self._settings = settings
         self._bundle = bundle
-        if settings.default_plan is not None:
-            self._verify(settings.default_plan, now=0.0)
+        text = settings.default_plan
+        self._default = self._verify(text, now=0.0) if text is not None else None
 
     def admit(self, request: Any) -> GatePlan | None:
         """Verify the plan that ``request`` (an ``EngineCoreRequest``) carries, and salt its cache blocks.
@@ -64,11 +65,7 @@ class Admission:
     def _plan_of(self, request: Any) -> GatePlan | None:
         params = request.sampling_params
         text = (params.extra_args or {}).get(XARGS_KEY) if params is not None else None
-        if text is not None:
-            return self._verify(text)
-        if self._settings.default_plan is not None:
-            return self._verify(self._settings.default_plan, now=0.0)
-        return None
+        return self._verify(text) if text is not None else self._default
 
     def _verify(self, text: str, now: float | None = None) -> GatePlan:
         plan = verify_plan(text, self._settings.plan_key, self._bundle.digest, now)
@@ -105,17 +102,17 @@ def _patch_scheduler(scheduler_cls: Any) -> None:
 
     @functools.wraps(update)
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        setattr(self, _STOPS, getattr(model_runner_output, _STOPS, None) or {})
+        setattr(self, STOPS_ATTRIBUTE, getattr(model_runner_output, STOPS_ATTRIBUTE, None) or {})
         return update(self, scheduler_output, model_runner_output)
 
     @functools.wraps(update_request)
     def _update_request_with_output(
         self: Any, request: Any, new_token_ids: list[int], *args: Any, **kwargs: Any
     ) -> Any:
-        rule = getattr(self, _STOPS, {}).get(request.request_id)
+        rule = getattr(self, STOPS_ATTRIBUTE, {}).get(request.request_id)
         if rule is not None:
             request.status = RequestStatus.FINISHED_STOPPED
-            request.stop_reason = STOP_REASON_PREFIX + rule
+            request.stop_reason = STOP_PREFIX + rule
             return [], True
         wanted = getattr(request, _MAX_TOKENS, None)
         if wanted is not None and request.num_output_tokens >= wanted:

@@ -11,8 +11,9 @@ Runs in: vLLM worker, on the host, after the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -72,6 +73,11 @@ class GateState:
         part = SteeringScope.PROMPT if position < self.n_prompt else SteeringScope.RESPONSE
         later = (s for begin, steering in self.added if position >= begin for s in steering)
         return tuple(s for s in (*self.plan.steering, *later) if s.scope in (part, SteeringScope.ALL))
+
+    def stretches(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """``[start, end)`` in pieces within which :meth:`steering_at` does not change."""
+        edges = {self.n_prompt, *(begin for begin, _ in self.added)}
+        return pairwise([start, *sorted(edge for edge in edges if start < edge < end), end])
 
     def report(self, first: int, scores: Tensor | None, *, ended: bool = False) -> RequestScores:
         """This request's part of a frame; ``scores`` is ``(n_tokens, n_columns)`` fp32 or None."""

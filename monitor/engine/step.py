@@ -45,6 +45,7 @@ class StepHooks:
         self._publisher = publisher
         self._gate = Gate(bundle.manifest, instrumentation.probes, max_requests)
         self._open: dict[str, GateState] = {}
+        self._default = self._read(settings.default_plan) if settings.default_plan is not None else None
         self._step: StepRows | None = None
         self._slots: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None
         self.cache: ScoreCache | None = None
@@ -68,9 +69,9 @@ class StepHooks:
             end = rows.position + rows.stop - rows.start
             slots[rows.start : rows.stop] = self._rows.kv_slots(rows.index, rows.position, end)
             if (state := self._follow(rows.request_id)) is not None and state.steers:
-                steering = self._taps.steering
-                here = [steering.entry(state.steering_at(at)) for at in range(rows.position, end)]
-                entries[rows.start : rows.stop] = here
+                for first, last in state.stretches(rows.position, end):
+                    at = slice(rows.start + first - rows.position, rows.start + last - rows.position)
+                    entries[at] = self._taps.steering.entry(state.steering_at(first))
         self._slots = slots
         self._taps.steering.set_rows(torch.from_numpy(entries))
         self._taps.poison(step.n_tokens)
@@ -132,9 +133,9 @@ class StepHooks:
     def _plan(self, request_id: str) -> GatePlan | None:
         text = self._rows.extra_args(request_id).get(XARGS_KEY)
         if text is not None:
-            # The engine core checked the expiry when it admitted the request; it may have waited since.
-            return verify_plan(text, self._settings.plan_key, self._bundle.digest, now=0.0)
-        if self._settings.default_plan is None:
-            return None
-        default = verify_plan(self._settings.default_plan, self._settings.plan_key, self._bundle.digest, now=0.0)
-        return default.for_request(request_id)
+            return self._read(text)
+        return None if self._default is None else self._default.for_request(request_id)
+
+    def _read(self, text: object) -> GatePlan:
+        """A plan whose expiry the engine core checked when it admitted the request; it may have waited since."""
+        return verify_plan(text, self._settings.plan_key, self._bundle.digest, now=0.0)

@@ -20,6 +20,7 @@ import torch
 import vllm
 
 from monitor.engine.compat import check_engine, check_kv_groups
+from monitor.engine.core import STOPS_ATTRIBUTE
 from monitor.engine.instrument import Instrumentation, instrument
 from monitor.engine.ops import register_ops
 from monitor.engine.publish import FramePublisher
@@ -32,9 +33,6 @@ from probes.bundle import Bundle, check_model, read_bundle
 from probes.fingerprint import resolve_model
 
 log = logging.getLogger(__name__)
-
-STOPS_ATTRIBUTE = "plumbline_stops"
-"""On ``ModelRunnerOutput``: ``{vLLM request id: rule}``; it survives the worker's IPC."""
 
 _PATCHED = "_plumbline"
 _SELF_TEST_TOKENS = 4

@@ -22,6 +22,8 @@ from monitor.types import Action, Steering, SteeringScope
 
 XARGS_KEY = "plumbline"
 SALT_PREFIX = "plumbline-"
+STOP_PREFIX = "plumbline:"
+"""Of the ``stop_reason`` with which the engine ends a request; the rule's name follows."""
 
 
 class DetectorPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,8 +15,9 @@ import openai
 import pytest
 
 from monitor.demo.scenario import is_refusal
+from monitor.engine_process import free_port
 from probes.organism.demo import demo_prompts
-from tests.support.serve import BIN, ROOT, Served, free_port
+from tests.support.serve import BIN, ROOT, Served
 
 pytestmark = pytest.mark.vllm
 

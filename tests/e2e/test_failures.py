@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from monitor.engine_process import free_port
 from probes.organism.demo import demo_prompts
-from tests.support.serve import BUNDLE, POLICY, WEIGHTS, Served, free_port, serve_organism
+from tests.support.serve import BUNDLE, POLICY, WEIGHTS, Served, serve_organism
 from tests.support.tiny import make_bundle, make_model
 
 pytestmark = pytest.mark.vllm

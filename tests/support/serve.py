@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,16 +12,13 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from monitor.engine_process import free_port
+
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "probes/organism/weights"
 BUNDLE = ROOT / "probes/organism/bundle"
 POLICY = ROOT / "monitor/demo/policy.yaml"
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 class Served:

@@ -122,6 +122,10 @@ def test_a_rule_that_steers_adds_its_steering_once():
         gate.fold([Chunk(state, piece)])
     after = 8  # the trip is at the prompt's end, in the second step of four tokens
     assert [state.steering_at(at) for at in (0, after - 1, after, after + 4)] == [(), (), steering, steering]
+    pieces = [at for first, last in state.stretches(2, 13) for at in range(first, last)]
+    assert pieces == list(range(2, 13))
+    for first, last in state.stretches(2, 13):
+        assert {state.steering_at(at) for at in range(first, last)} == {state.steering_at(first)}
 
 
 def test_kept_rows_without_a_score_are_counted_as_cache_misses():
