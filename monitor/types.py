@@ -13,6 +13,7 @@ class Action(StrEnum):
     ALLOW = "allow"
     FLAG = "flag"
     STEER = "steer"
+    REPLACE = "replace"
     STOP = "stop"
 
 
@@ -46,10 +47,12 @@ class Status(StrEnum):
 
 
 class Operator(StrEnum):
-    """How a direction changes the residual stream."""
+    """How a direction changes the residual stream; the formulas are in :mod:`monitor.engine.ops`."""
 
-    ADD = "add"
-    ABLATE = "ablate"
+    ADD = "add"  # onto the output of the direction's layer
+    CLAMP = "clamp"  # limit the projection of the output of the direction's layer
+    ABLATE = "ablate"  # project every write to the stream: embedding, attention, MLP
+    ABLATE_OUTPUT = "ablate_output"  # project the output of every layer: cheaper, and not quite the same
 
 
 class SteeringScope(StrEnum):
@@ -71,21 +74,46 @@ class UnscoredReason(StrEnum):
     FINAL = "final"  # sampled but never fed forward
 
 
-class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One change of the residual stream by a named direction of the bundle.
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Steer each token only as far as a probe demands, in the same forward pass.
+
+    The strength is multiplied by ``sigmoid(sharpness * (score - threshold))``, where ``score`` is this token's logit.
+    A token without a score is steered in full: unscored is never safe.
 
     Attributes:
-        direction: name in the bundle.
-        operator: ``add`` or ``ablate``.
-        strength: multiplier; for ``add`` 1.0 is the difference of means, for ``ablate`` 1.0 removes
-            the whole projection.
+        probe: name in the bundle; its layer must not lie above the direction's.
+        threshold: logit at which the steering has half its strength.
+        sharpness: how quickly it sets in, per logit.
+    """
+
+    probe: str
+    threshold: float
+    sharpness: float = 10.0
+
+
+class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One change of the residual stream by a named direction.
+
+    Attributes:
+        direction: name in the bundle, or ``file:name`` of one that was loaded into the running engine.
+        operator: ``add``, ``clamp``, ``ablate`` or ``ablate_output``.
+        strength: multiplier; for ``add`` 1.0 is the difference of means, for the others 1.0 is the whole change.
         scope: at which positions; a rule that steers when it trips reaches the response only.
+        start: first position of the scope at which it acts, counted from the scope's first token.
+        half_life: tokens after which the strength has halved, counted from where it begins; None: constant.
+        low, high: for ``clamp``: bounds of the projection, in units of the direction's magnitude.
+        when: for ``add`` and ``clamp``: steer only tokens that this condition catches.
     """
 
     direction: str
     operator: Operator
     strength: float = 1.0
     scope: SteeringScope = SteeringScope.ALL
+    start: int = 0
+    half_life: float | None = None
+    low: float | None = None
+    high: float | None = None
+    when: Condition | None = None
 
 
 class Detection(msgspec.Struct, frozen=True):
