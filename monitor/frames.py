@@ -24,6 +24,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
         vllm: version. self_test: what the self-test saw, for people.
         errors: exceptions swallowed by hooks since start (each made tokens unscored).
         dropped: frames that the engine could not send since start.
+        rank: data-parallel rank. ranks: how many there are, each with an endpoint of its own.
+        untested: what about this engine no parity result covers; empty if all is verified.
     """
 
     epoch: str
@@ -34,9 +36,12 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     self_test: str
     errors: int = 0
     dropped: int = 0
+    rank: int = 0
+    ranks: int = 1
+    untested: str = ""
 
 
-class DetectorState(msgspec.Struct, frozen=True):
+class DetectorState(msgspec.Struct, frozen=True, array_like=True):
     """Cumulative state of one rule: folded score (None: unscored) and where it tripped.
 
     ``score`` is the newest folded score; ``trip_score`` the one that reached the threshold.
@@ -48,7 +53,7 @@ class DetectorState(msgspec.Struct, frozen=True):
     trip_score: float | None = None
 
 
-class RequestScores(msgspec.Struct, frozen=True):
+class RequestScores(msgspec.Struct, frozen=True, array_like=True):
     """One request's part of a frame.
 
     Attributes:

@@ -1,7 +1,8 @@
 """Write, read and verify a bundle: a directory of three files.
 
     bundle.json           the manifest (:class:`probes.types.Manifest`)
-    tensors.safetensors   ``probe.<name>.weights`` and ``direction.<name>.vector``, each ``(d_model,)`` fp32
+    tensors.safetensors   ``probe.<name>.weights``, ``probe.<name>.query`` (of an attention probe) and
+                          ``direction.<name>.vector``, each ``(d_model,)`` fp32
     SHA256SUMS            SHA-256 of the two, in the format of ``sha256sum -c``
 
 ``bundle.sig`` and a README may stand beside them; anything else is refused. Importable without torch.
@@ -28,7 +29,7 @@ from safetensors.numpy import save as save_tensors
 
 from probes.errors import BundleFormatError, ModelMismatchError
 from probes.fingerprint import fingerprint_model
-from probes.types import SCHEMA_VERSION, Fingerprint, Manifest
+from probes.types import SCHEMA_VERSION, Fingerprint, FoldKind, Manifest, Probe
 
 MANIFEST_FILE = "bundle.json"
 TENSOR_FILE = "tensors.safetensors"
@@ -60,6 +61,10 @@ class Bundle:
         """Weights of the probe ``name``: ``(d_model,)`` fp32. KeyError names the known probes."""
         return self._tensor(probe_tensor(name), [p.name for p in self.manifest.probes])
 
+    def probe_query(self, name: str) -> NDArray[np.float32]:
+        """Query column of the attention probe ``name``: ``(d_model,)`` fp32. KeyError names the attention probes."""
+        return self._tensor(query_tensor(name), [p.name for p in self.manifest.probes if _attends(p)])
+
     def direction_vector(self, name: str) -> NDArray[np.float32]:
         """Unit vector of the direction ``name``: ``(d_model,)`` fp32. KeyError names the known directions."""
         return self._tensor(direction_tensor(name), [d.name for d in self.manifest.directions])
@@ -74,6 +79,11 @@ class Bundle:
 def probe_tensor(name: str) -> str:
     """Name of a probe's tensor."""
     return f"probe.{name}.weights"
+
+
+def query_tensor(name: str) -> str:
+    """Name of an attention probe's second tensor."""
+    return f"probe.{name}.query"
 
 
 def direction_tensor(name: str) -> str:
@@ -224,8 +234,10 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
 
 
 def _check_contents(path: Path, manifest: Manifest, tensors: Tensors) -> None:
-    """Every tensor named, of shape ``(d_model,)``, fp32 and finite; directions of unit norm."""
-    names = [probe_tensor(p.name) for p in manifest.probes] + [direction_tensor(d.name) for d in manifest.directions]
+    """Exactly the manifest's tensors, each of shape ``(d_model,)``, fp32 and finite; directions of unit norm."""
+    names = [probe_tensor(p.name) for p in manifest.probes]
+    names += [query_tensor(p.name) for p in manifest.probes if _attends(p)]
+    names += [direction_tensor(d.name) for d in manifest.directions]
     if doubled := sorted({n for n in names if names.count(n) > 1}):
         raise BundleFormatError(f"{path}: the manifest names {', '.join(doubled)} twice.")
     if tensors.keys() != set(names):
@@ -248,6 +260,10 @@ def _check_contents(path: Path, manifest: Manifest, tensors: Tensors) -> None:
         norm = float(np.linalg.norm(tensors[direction_tensor(direction.name)].astype(np.float64)))
         if abs(norm - 1.0) > _NORM_TOLERANCE:
             raise BundleFormatError(f"{path}: direction {direction.name} has norm {norm:.6f}; wanted 1.")
+
+
+def _attends(probe: Probe) -> bool:
+    return probe.fold.kind is FoldKind.ATTENTION
 
 
 def _write_durably(path: Path, data: bytes) -> None:

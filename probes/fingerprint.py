@@ -1,13 +1,15 @@
 """What a bundle is bound to: four hashes of a model folder, made from files alone.
 
-    config          config.json without volatile fields
+    config          config.json without volatile fields (its quantization_config counts), and the files beside it in
+                    which quantised checkpoints may keep their settings
     tokenizer       every tokenizer file, tokenizer_config.json without its chat template
     chat_template   the template that transformers and vLLM would use
     weights         name, dtype and shape of every tensor, plus a strided sample of the bytes
 
-The sample reads at most about 2 MB through ``pread``, whatever the model's size. It tells a fine-tune from
-its base model; it is no proof against somebody who edits single weights on purpose. Splitting the same
-tensors over other shards changes nothing.
+A quantised checkpoint is a model of its own: its packed tensors are taken as they are stored, never as an engine
+unpacks them. The sample reads at most about 2 MB through ``pread``, whatever the model's size. It tells a fine-tune
+from its base model; it is no proof against somebody who edits single weights on purpose. Splitting the same tensors
+over other shards changes nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from probes.errors import ModelFormatError
 from probes.types import Fingerprint
 
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "_attn_implementation"})
+_QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -63,14 +66,13 @@ def fingerprint_model(model_dir: Path) -> Fingerprint:
     Raises:
         ModelFormatError: no model folder, no safetensors, or an unreadable file.
     """
-    config = model_dir / "config.json"
-    if not config.is_file():
+    if not (model_dir / "config.json").is_file():
         raise ModelFormatError(
             f"{model_dir} is not a model folder: it has no config.json. "
             "Give the folder that holds config.json, tokenizer.json and *.safetensors."
         )
     return Fingerprint(
-        config=_digest([_canonical(_without(_load_json(config), _VOLATILE))]),
+        config=_digest(_config_parts(model_dir)),
         tokenizer=_digest(_tokenizer_parts(model_dir)),
         chat_template=_digest([_canonical(_chat_templates(model_dir))]),
         weights=_digest(_weight_parts(_tensors(model_dir))),
@@ -105,6 +107,14 @@ def resolve_model(model: str) -> Path:
             f"{model} is neither a folder nor a model in the local Hugging Face cache. "
             f"Check the path, or fetch it first: hf download {model}"
         ) from None
+
+
+def _config_parts(model_dir: Path) -> Iterator[bytes]:
+    yield _canonical(_without(_load_json(model_dir / "config.json"), _VOLATILE))
+    for name in _QUANTISATION_FILES:
+        if (path := model_dir / name).is_file():
+            yield name.encode()
+            yield _canonical(_without(_load_json(path), _VOLATILE))
 
 
 def _tokenizer_parts(model_dir: Path) -> Iterator[bytes]:

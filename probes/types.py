@@ -49,6 +49,9 @@ class FoldKind(StrEnum):
     MAX = "max"
     EMA_MAX = "ema_max"
     ROLLING_MEAN_MAX = "rolling_mean_max"
+    SOFTMAX = "softmax"
+    ATTENTION = "attention"
+    CUSUM = "cusum"
 
 
 class FoldSpec(Frozen):
@@ -58,12 +61,17 @@ class FoldSpec(Frozen):
         kind: which aggregation.
         alpha: weight of the newest token in ``ema_max``.
         window: tokens averaged by ``rolling_mean_max``.
+        temperature: logits by which the weight of a token in ``softmax`` grows e-fold; the lower, the nearer to
+            ``max``.
+        drift: logits taken off every token by ``cusum``: the mean log-odds of benign tokens.
         min_tokens: scored tokens needed before the folded score may trip; before that it is NaN.
     """
 
     kind: FoldKind
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.3
     window: Annotated[int, Field(ge=1, le=64)] = 4
+    temperature: Annotated[float, Field(ge=0.01)] = 5.0
+    drift: float = 0.0
     min_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
@@ -105,7 +113,9 @@ class Histogram(Frozen):
 class Probe(Frozen):
     """One linear column: ``score = activation @ weights + bias``, scaling folded into the weights.
 
-    The weights themselves are ``(d_model,)`` fp32 in the bundle's tensor ``probe.<name>.weights``.
+    The weights themselves are ``(d_model,)`` fp32 in the bundle's tensor ``probe.<name>.weights``. A probe whose
+    fold is ``attention`` has a second column, ``query = activation @ probe.<name>.query``, of the same shape and
+    type. It has no bias, which would cancel in the softmax.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]

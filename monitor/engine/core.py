@@ -12,16 +12,18 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from monitor.engine.request import all_steering
 from monitor.engine.settings import EngineSettings
+from monitor.engine.stops import Stop, attached_stops
 from monitor.errors import PlanError
+from monitor.policy.directions import is_loaded, read_loaded
 from monitor.policy.plan import SALT_PREFIX, STOP_PREFIX, XARGS_KEY, GatePlan, verify_plan
+from monitor.types import Action
 from probes.bundle import Bundle, read_bundle
-
-STOPS_ATTRIBUTE = "plumbline_stops"
-"""On ``ModelRunnerOutput``: ``{vLLM request id: rule}``; it survives the worker's IPC."""
 
 _MAX_TOKENS = "plumbline_max_tokens"
 _PATCHED = "_plumbline"
+_STOPS = "plumbline_stops"
 
 
 def patch_engine_core(settings: EngineSettings) -> None:
@@ -42,6 +44,7 @@ class Admission:
     def __init__(self, settings: EngineSettings, bundle: Bundle) -> None:
         self._settings = settings
         self._bundle = bundle
+        self._read: set[str] = set()
         text = settings.default_plan
         self._default = self._verify(text, now=0.0) if text is not None else None
 
@@ -71,11 +74,31 @@ class Admission:
         plan = verify_plan(text, self._settings.plan_key, self._bundle.digest, now)
         manifest = self._bundle.manifest
         probes = [d.probe for d in plan.detectors if manifest.probe(d.probe) is None]
-        steerings = (*plan.steering, *(s for d in plan.detectors for s in d.steering))
-        directions = [s.direction for s in steerings if manifest.direction(s.direction) is None]
-        if probes or directions:
-            raise PlanError(f"the bundle has no {', '.join(probes + directions)}")
+        steering = all_steering(plan)
+        gates = [s.when.probe for s in steering if s.when is not None and manifest.probe(s.when.probe) is None]
+        own = (s.direction for s in steering if not is_loaded(s.direction))
+        directions = [name for name in own if manifest.direction(name) is None]
+        if probes or gates or directions:
+            raise PlanError(f"the bundle has no {', '.join(probes + gates + directions)}")
+        for s in steering:
+            if is_loaded(s.direction) and s.direction not in self._read:
+                read_loaded(self._settings.directions, s.direction)  # what the workers will read, or a refusal
+                self._read.add(s.direction)
         return plan
+
+
+def refuse_late_steering(plan: GatePlan) -> None:
+    """With pipeline parallelism only the last stage learns that a rule tripped.
+
+    Raises:
+        PlanError: a rule of the plan steers.
+    """
+    rules = [d.rule for d in plan.detectors if d.action is Action.STEER]
+    if rules:
+        raise PlanError(
+            f"rule {rules[0]} steers when it trips, which earlier pipeline stages would not learn of; "
+            "let it stop, steer from the start (with a condition), or serve with --pipeline-parallel-size 1"
+        )
 
 
 def _patch_admission(core_cls: Any, admission: Admission) -> None:
@@ -84,6 +107,8 @@ def _patch_admission(core_cls: Any, admission: Admission) -> None:
     @functools.wraps(original)
     def preprocess_add_request(self: Any, request: Any) -> Any:
         plan = admission.admit(request)
+        if plan is not None and self.vllm_config.parallel_config.pipeline_parallel_size > 1:
+            refuse_late_steering(plan)
         added, wave = original(self, request)
         if plan is not None and plan.score_last:
             # The last token of a length-capped response is sampled but never fed forward, so it would have
@@ -102,17 +127,17 @@ def _patch_scheduler(scheduler_cls: Any) -> None:
 
     @functools.wraps(update)
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        setattr(self, STOPS_ATTRIBUTE, getattr(model_runner_output, STOPS_ATTRIBUTE, None) or {})
+        setattr(self, _STOPS, attached_stops(model_runner_output))
         return update(self, scheduler_output, model_runner_output)
 
     @functools.wraps(update_request)
     def _update_request_with_output(
         self: Any, request: Any, new_token_ids: list[int], *args: Any, **kwargs: Any
     ) -> Any:
-        rule = getattr(self, STOPS_ATTRIBUTE, {}).get(request.request_id)
-        if rule is not None:
-            request.status = RequestStatus.FINISHED_STOPPED
-            request.stop_reason = STOP_PREFIX + rule
+        stop: Stop | None = getattr(self, _STOPS, {}).get(request.request_id)
+        if stop is not None:
+            request.status = RequestStatus.FINISHED_STOPPED if stop.rule is not None else RequestStatus.FINISHED_ERROR
+            request.stop_reason = STOP_PREFIX + stop.rule if stop.rule is not None else stop.error
             return [], True
         wanted = getattr(request, _MAX_TOKENS, None)
         if wanted is not None and request.num_output_tokens >= wanted:

@@ -1,229 +1,187 @@
 """Fold token scores into each request's state and decide, between forward pass and release.
 
-One evaluator for every rule that is decided in the step. A rule on the prompt (``last_user``, ``prompt``)
-is decided once, at the prompt's last token; a rule on the response at every response token; a trip is
-latched. Each position is folded exactly once and in order, whatever the scheduler does: chunked prefill
-continues where the last chunk ended, a recomputed position (preemption) is skipped, a position that the
-prefix cache provided is folded from the kept scores.
+One evaluator for every rule that is decided in the step. A rule on the prompt (``last_user``, ``prompt``) is decided
+once, at the prompt's last token; a rule on the response at every response token; a trip is latched. Each position is
+folded exactly once and in order, whatever the scheduler does: chunked prefill continues where the last chunk ended, a
+recomputed position (preemption) is skipped, a position that the prefix cache provided is folded from the kept scores.
+
+What does not change while a request runs (scopes, thresholds) stands in arrays by request slot, so that a decode step
+is folded and compared for all requests and probes at once.
 
 Runs in: vLLM worker, on the host, after the forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from monitor.frames import DetectorState, RequestScores
-from monitor.policy.plan import DetectorPlan, GatePlan
-from monitor.types import Action, Steering, SteeringScope
-from probes.fold import init_state, update
-from probes.scope import scope_interval
-from probes.types import Manifest, Probe, RoleMarkers, Scope
+from monitor.engine.folds import Folds
+from monitor.engine.request import FollowedRequest
+from monitor.policy.plan import DetectorPlan
+from monitor.types import Action
+from probes.scope import OPEN_END, scope_interval
+from probes.types import FoldKind, Manifest, Probe, Scope
 
+QUERY = ".query"
+"""Suffix of an attention probe's second column."""
 
-@dataclass(slots=True)
-class _Detector:
-    plan: DetectorPlan
-    column: int
-    score: float | None = None
-    trip_position: int | None = None
-    trip_score: float | None = None
-
-    def state(self) -> DetectorState:
-        return DetectorState(self.plan.rule, self.score, self.trip_position, self.trip_score)
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Scores = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 
 
-@dataclass(slots=True)
-class GateState:
-    """One request's running state.
-
-    Attributes:
-        slot: its request slot, a row of the fold states.
-        position: first position that is not folded yet.
-        scored: positions folded with a score.
-        cache_misses: of the others, those that a prefix-cache hit provided without kept scores.
-        added: steering of rules that tripped, each with the first position at which it acts.
-        stopped: the rule that ended it, or None.
-    """
-
-    plan: GatePlan
-    choice: int
-    n_prompt: int
-    slot: int
-    scopes: Tensor
-    detectors: list[_Detector]
-    added: list[tuple[int, tuple[Steering, ...]]] = field(default_factory=list)
-    position: int = 0
-    scored: int = 0
-    cache_misses: int = 0
-    stopped: str | None = None
-
-    @property
-    def steers(self) -> bool:
-        """Whether anything steers it."""
-        return bool(self.plan.steering or self.added)
-
-    def steering_at(self, position: int) -> tuple[Steering, ...]:
-        """What acts on the token at this position, now and whenever it is computed again."""
-        part = SteeringScope.PROMPT if position < self.n_prompt else SteeringScope.RESPONSE
-        later = (s for begin, steering in self.added if position >= begin for s in steering)
-        return tuple(s for s in (*self.plan.steering, *later) if s.scope in (part, SteeringScope.ALL))
-
-    def stretches(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """``[start, end)`` in pieces within which :meth:`steering_at` does not change."""
-        edges = {self.n_prompt, *(begin for begin, _ in self.added)}
-        return pairwise([start, *sorted(edge for edge in edges if start < edge < end), end])
-
-    def report(self, first: int, scores: Tensor | None, *, ended: bool = False) -> RequestScores:
-        """This request's part of a frame; ``scores`` is ``(n_tokens, n_columns)`` fp32 or None."""
-        return RequestScores(
-            request_id=self.plan.request_id,
-            choice=self.choice,
-            plan=self.plan.digest,
-            n_prompt=self.n_prompt,
-            first=first,
-            scores=b"" if scores is None else scores.contiguous().numpy().tobytes(),
-            seen=self.position,
-            scored=self.scored,
-            detectors=tuple(d.state() for d in self.detectors),
-            stopped=self.stopped,
-            ended=ended,
-            cache_misses=self.cache_misses,
-        )
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """New positions of one request, from ``state.position`` on.
-
-    Attributes:
-        scores: ``(n_tokens, n_columns)`` fp32 on the CPU.
-        n_kept: leading rows that came from the score cache.
-    """
-
-    state: GateState
-    scores: Tensor
-    n_kept: int = 0
-
-
-@dataclass
 class Gate:
-    """Fold states of all running requests; columns in the order of ``columns``."""
+    """The running state of every followed request.
 
-    manifest: Manifest
-    columns: Sequence[str]
-    capacity: int
-    _probes: list[Probe] = field(init=False)
-    _folds: list[Tensor] = field(init=False)
-    _free: list[int] = field(init=False)
+    Args:
+        manifest: of the bundle. columns: what the taps write, in order. capacity: request slots.
 
-    def __post_init__(self) -> None:
-        by_name = {p.name: p for p in self.manifest.probes}
-        self._probes = [by_name[name] for name in self.columns]
-        self._folds = [init_state(p.fold, self.capacity) for p in self._probes]
-        self._free = list(range(self.capacity - 1, -1, -1))
+    Attributes:
+        probes: names, the order of ``folded``.
+        position: ``(capacity,)`` first position that is not folded yet.
+        scored: ``(capacity,)`` positions folded with a score.
+        folded: ``(capacity, n_probes)`` newest folded scores; NaN: unscored.
+    """
 
-    def open(self, plan: GatePlan, choice: int, prompt: Sequence[int], markers: RoleMarkers) -> GateState:
-        """Start following a request."""
-        slot = self._free.pop() if self._free else self._grow()
-        for fold in self._folds:
-            fold[slot] = 0.0
-        column = {name: i for i, name in enumerate(self.columns)}
-        scopes = [scope_interval(p.scope, prompt, markers) for p in self._probes]
-        return GateState(
-            plan=plan,
-            choice=choice,
-            n_prompt=len(prompt),
-            slot=slot,
-            scopes=torch.tensor(scopes),
-            detectors=[_Detector(d, column[d.probe]) for d in plan.detectors],
-        )
+    def __init__(self, manifest: Manifest, columns: Sequence[str], capacity: int) -> None:
+        self._manifest = manifest
+        found = (manifest.probe(name) for name in columns)
+        self._probes: list[Probe] = [p for p in found if p is not None]
+        self.probes = tuple(p.name for p in self._probes)
+        self._values = np.array([columns.index(p.name) for p in self._probes], dtype=np.int64)
+        attention = any(p.fold.kind is FoldKind.ATTENTION for p in self._probes)
+        self._queries = np.array([_query_column(p, columns) for p in self._probes]) if attention else None
+        self._folds = Folds([p.fold for p in self._probes], capacity)
+        n = len(self._probes)
+        self.position = np.zeros(capacity, dtype=np.int64)
+        self.scored = np.zeros(capacity, dtype=np.int64)
+        self.folded: Floats = np.full((capacity, n), np.nan)
+        self._inside = np.zeros((capacity, n, 2), dtype=np.int64)
+        self._decides = np.zeros((capacity, n, 2), dtype=np.int64)
+        self._lowest: Floats = np.full((capacity, n), np.inf)
 
-    def close(self, state: GateState) -> None:
-        """Stop following it; its slot is free again."""
-        self._free.append(state.slot)
+    def open(self, request: FollowedRequest, prompt: Sequence[int]) -> None:
+        """Start following a request, from position 0."""
+        slot, n_prompt = request.slot, request.n_prompt
+        while slot >= len(self.position):
+            self._grow()
+        self._folds.open(slot)
+        self.position[slot] = self.scored[slot] = 0
+        self.folded[slot] = np.nan
+        used = {d.probe for d in request.detectors}
+        scopes = {self._probes[i].scope for i in used}
+        inside = {scope: scope_interval(scope, prompt, self._manifest.model.markers) for scope in scopes}
+        for i, probe in enumerate(self._probes):
+            self._inside[slot, i] = inside[probe.scope] if i in used else (0, 0)
+            self._decides[slot, i] = _decision_interval(probe.scope, n_prompt)
+        self._set_lowest(request)
 
-    def fold(self, chunks: Sequence[Chunk]) -> None:
-        """Fold one step's new positions into their requests, and decide.
+    def fold_decode(
+        self, requests: Sequence[FollowedRequest], slots: Ints, positions: Ints, scores: Scores, begins: Ints
+    ) -> list[FollowedRequest]:
+        """One new token for each request, at once; returns those of which a rule tripped.
 
-        Requests with one new token (decode) are folded together, longer chunks (prefill) one by one.
+        Args:
+            requests: in the order of ``slots``.
+            slots: ``(n,)`` request slots. positions: ``(n,)``, of the new tokens.
+            scores: ``(n, n_columns)`` fp32; NaN: unscored.
+            begins: ``(n,)`` first positions that no forward pass has begun: where a rule that steers sets in.
         """
-        decode = [c for c in chunks if c.scores.shape[0] == 1]
-        if decode:
-            self._fold_equal([c.state for c in decode], torch.stack([c.scores for c in decode]))
-        for chunk in chunks:
-            if chunk.scores.shape[0] > 1:
-                self._fold_equal([chunk.state], chunk.scores[None])
-            chunk.state.cache_misses += int(torch.isnan(chunk.scores[: chunk.n_kept]).any(1).sum())
+        at, inside, decides = positions[:, None], self._inside[slots], self._decides[slots]
+        wanted = (at >= inside[..., 0]) & (at < inside[..., 1])
+        tripped: list[FollowedRequest] = []
+        if wanted.any():
+            values = np.where(wanted, scores[:, self._values], np.nan)
+            queries = None if self._queries is None else scores[:, self._queries]
+            folded = self.folded[slots] = self._folds.advance(slots, values, queries)
+            trips: Bools = (folded >= self._lowest[slots]) & (at >= decides[..., 0]) & (at < decides[..., 1])
+            for row in np.flatnonzero(np.any(trips, axis=1)).tolist():
+                one = slice(row, row + 1)
+                tripped.append(requests[row])
+                self._trip(requests[row], folded[one], trips[one], int(positions[row]), int(begins[row]))
+        self.position[slots] = positions + 1
+        self.scored[slots] += ~np.isnan(scores).any(1)
+        return tripped
 
-    def _fold_equal(self, states: Sequence[GateState], scores: Tensor) -> None:
-        """``scores``: ``(n_requests, n_tokens, n_columns)``, from each state's position on."""
-        n_tokens = scores.shape[1]
-        slots = torch.tensor([s.slot for s in states])
-        first = torch.tensor([s.position for s in states])[:, None]
-        positions = first + torch.arange(n_tokens)
-        n_prompt = torch.tensor([s.n_prompt for s in states])[:, None]
-        scopes = torch.stack([s.scopes for s in states])
-        used = {d.column for s in states for d in s.detectors}
-        for column in sorted(used):
-            probe = self._probes[column]
-            inside = (positions >= scopes[:, column, :1]) & (positions < scopes[:, column, 1:])
-            if not inside.any():  # a rule on the prompt while the response is written: nothing changes
+    def fold_chunk(self, request: FollowedRequest, scores: Scores, n_kept: int, begin: int) -> bool:
+        """Several new tokens of one request, from its position on; returns whether a rule tripped.
+
+        Args:
+            scores: ``(n_tokens, n_columns)`` fp32. n_kept: leading rows that came from the score cache.
+            begin: first position that no forward pass has begun.
+        """
+        slot, first = request.slot, int(self.position[request.slot])
+        at = np.arange(first, first + len(scores))[:, None]
+        inside, decides = self._inside[slot], self._decides[slot]
+        wanted = (at >= inside[:, 0]) & (at < inside[:, 1])
+        tripped = False
+        if wanted.any():
+            values = np.where(wanted, scores[:, self._values], np.nan)
+            queries = None if self._queries is None else scores[:, self._queries]
+            folded = self._folds.advance_chunk(slot, values, queries)
+            self.folded[slot] = folded[-1]
+            trips: Bools = (folded >= self._lowest[slot]) & (at >= decides[:, 0]) & (at < decides[:, 1])
+            if tripped := bool(trips.any()):
+                self._trip(request, folded, trips, first, begin)
+        missing = np.isnan(scores).any(1)
+        request.cache_misses += int(missing[:n_kept].sum())
+        self.position[slot] = first + len(scores)
+        self.scored[slot] += int((~missing).sum())
+        return tripped
+
+    def _trip(self, request: FollowedRequest, folded: Floats, trips: Bools, first: int, begin: int) -> None:
+        """Find where each rule tripped; ``folded`` and ``trips`` are ``(n_tokens, n_probes)`` from ``first`` on."""
+        for detector in request.detectors:
+            if detector.trip_position is not None:
                 continue
-            token_scores = scores[:, :, column].masked_fill(~inside, torch.nan)
-            values, self._folds[column][slots] = update(probe.fold, self._folds[column][slots], token_scores)
-            decides = _decision_positions(probe.scope, positions, n_prompt)
-            self._decide(states, column, values, values.masked_fill(~decides, torch.nan))
-        n_scored = (~torch.isnan(scores)).all(2).sum(1).tolist()
-        for state, scored in zip(states, n_scored, strict=True):
-            state.position += n_tokens
-            state.scored += scored
+            reached = trips[:, detector.probe] & (folded[:, detector.probe] >= detector.plan.threshold)
+            if reached.any():
+                token = int(reached.argmax())
+                detector.trip_position = first + token
+                detector.trip_score = float(folded[token, detector.probe])
+                if request.plan.enforce:
+                    _act(request, detector.plan, begin)
+        self._set_lowest(request)
 
-    @staticmethod
-    def _decide(states: Sequence[GateState], column: int, values: Tensor, decided: Tensor) -> None:
-        """Compare with each request's thresholds; ``values`` and ``decided`` are ``(n_requests, n_tokens)``."""
-        newest = values[:, -1].tolist()
-        highest = torch.nan_to_num(decided, nan=-torch.inf).amax(1).tolist()
-        for row, state in enumerate(states):
-            for detector in state.detectors:
-                if detector.column != column:
-                    continue
-                detector.score = None if newest[row] != newest[row] else newest[row]  # NaN: unscored
-                if detector.trip_position is None and highest[row] >= detector.plan.threshold:
-                    token = int((decided[row] >= detector.plan.threshold).nonzero()[0, 0])
-                    detector.trip_position = state.position + token
-                    detector.trip_score = float(decided[row, token])
-                    _act(state, detector, values.shape[1])
+    def _set_lowest(self, request: FollowedRequest) -> None:
+        """The lowest threshold of each probe that has not tripped: what a decode step is compared with."""
+        lowest = self._lowest[request.slot]
+        lowest[:] = np.inf
+        for d in request.detectors:
+            if d.trip_position is None:
+                lowest[d.probe] = min(lowest[d.probe], d.plan.threshold)
 
-    def _grow(self) -> int:
-        """More requests are open than were expected (preempted ones keep their state): double the room."""
-        self._folds = [torch.cat([fold, torch.zeros_like(fold)]) for fold in self._folds]
-        self._free = list(range(2 * self.capacity - 1, self.capacity - 1, -1))
-        self.capacity *= 2
-        return self._free.pop()
+    def _grow(self) -> None:
+        """Twice the room: more requests are open than were expected (preempted ones keep their state)."""
+        self._folds.grow()
+        for name in ("position", "scored", "folded", "_inside", "_decides", "_lowest"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
 
 
-def _decision_positions(scope: Scope, positions: Tensor, n_prompt: Tensor) -> Tensor:
+def _query_column(probe: Probe, columns: Sequence[str]) -> int:
+    """The column of an attention probe's queries; any column for the others, which ignore it."""
+    return columns.index(probe.name + QUERY) if probe.fold.kind is FoldKind.ATTENTION else 0
+
+
+def _decision_interval(scope: Scope, n_prompt: int) -> tuple[int, int]:
     """Where a rule of this scope may trip: at the prompt's end, or at each response token."""
     match scope:
         case Scope.LAST_USER | Scope.PROMPT:
-            return positions == n_prompt - 1
+            return n_prompt - 1, n_prompt
         case Scope.RESPONSE:
-            return positions >= n_prompt
+            return n_prompt, OPEN_END
         case Scope.ALL:
-            return positions >= n_prompt - 1
+            return n_prompt - 1, OPEN_END
 
 
-def _act(state: GateState, detector: _Detector, n_tokens: int) -> None:
-    """Carry out what a rule demands that tripped in a step of ``n_tokens``, unless the plan only observes."""
-    if not state.plan.enforce:
-        return
-    if detector.plan.action is Action.STOP and state.stopped is None:
-        state.stopped = detector.plan.rule
-    if detector.plan.action is Action.STEER:
-        state.added.append((state.position + n_tokens, detector.plan.steering))
+def _act(request: FollowedRequest, rule: DetectorPlan, begin: int) -> None:
+    """Carry out what a rule demands that tripped."""
+    if rule.action in (Action.STOP, Action.REPLACE) and request.stopped is None:
+        request.stopped = rule.rule
+    if rule.action is Action.STEER:
+        request.added += [(begin, steering) for steering in rule.steering]

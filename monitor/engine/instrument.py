@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monitor.engine.steer import SteeringTable
-from monitor.errors import EngineSetupError
+from monitor.engine.layouts import Block, find_blocks, rows, split_write
+from monitor.engine.steer import OutputChange, SteeringTable, WriteChange
 from probes.bundle import Bundle
+from probes.types import FoldKind
 
-_Forward = Callable[..., Any]
+_Tap = Callable[[Tensor, Tensor | None], None]
 
 
 @dataclass(frozen=True)
@@ -27,112 +28,123 @@ class Instrumentation:
     """The persistent buffers of an instrumented model.
 
     Attributes:
-        probes: probe names, the order of the columns.
-        scores: ``(max_tokens, n_columns)`` fp32 on the model's device; NaN until a tap writes.
+        probes: names of the columns: of probes, and ``<probe>.query`` for the second column of an attention probe.
+        scores: ``(max_tokens, n_columns)`` fp32 on the model's device; NaN until a tap writes, and always for
+            layers that another pipeline rank holds.
         steering: the steering table.
-        layers: tapped layers.
+        layers: layers that this rank taps. own: their columns.
     """
 
     probes: tuple[str, ...]
     scores: Tensor
     steering: SteeringTable
     layers: tuple[int, ...]
+    own: frozenset[int]
 
     def poison(self, n_tokens: int) -> None:
         """Make the rows of the coming step NaN, so that a tap that does not run is seen."""
         self.scores[:n_tokens] = torch.nan
 
 
-def instrument(model: nn.Module, bundle: Bundle, max_tokens: int) -> Instrumentation:
-    """Wrap the decoder layers that the bundle reads and the writes that it may steer.
+@dataclass(frozen=True)
+class _Column:
+    """One column of the scores: ``activation @ weights + bias`` at a layer."""
+
+    name: str
+    layer: int
+    weights: Tensor
+    bias: float
+
+
+def instrument(model: nn.Module, bundle: Bundle, max_tokens: int, n_spare: int = 0) -> Instrumentation:
+    """Wrap the decoder layers that this rank holds, and what they write to the stream.
 
     Args:
         model: the loaded causal language model (``runner.get_model()``).
         bundle: probes and directions for exactly this model.
         max_tokens: most tokens in one step.
+        n_spare: lines of the steering table for directions that are loaded later.
 
     Raises:
-        EngineSetupError: the layers are not where they are expected.
+        EngineSetupError: where the stream runs in this model is not known.
     """
-    decoder, layers = find_decoder(model, bundle.manifest.model.n_layers)
+    blocks = find_blocks(model, bundle.manifest.model.n_layers)
     device = next(model.parameters()).device
-    columns = sorted(bundle.manifest.probes, key=lambda p: p.layer)
+    columns = _columns(bundle)
+    names = tuple(c.name for c in columns)
     scores = torch.full((max_tokens, len(columns)), torch.nan, dtype=torch.float32, device=device)
-    steering = SteeringTable(bundle, max_tokens, device)
-
-    for index, layer in enumerate(layers):
-        names = [p.name for p in columns if p.layer == index]
-        first = next((i for i, p in enumerate(columns) if p.layer == index), 0)
-        _wrap_layer(layer, _tap_for(bundle, names, first, scores), steering.adder(index))
-        if ablate := steering.ablater():
-            _wrap_write(layer.self_attn, ablate)
-            _wrap_write(layer.mlp, ablate)
-    if ablate := steering.ablater():
-        _wrap_write(decoder.embed_tokens, ablate)
-    return Instrumentation(
-        probes=tuple(p.name for p in columns),
-        scores=scores,
-        steering=steering,
-        layers=tuple(sorted({p.layer for p in columns})),
-    )
+    steering = SteeringTable(bundle, names, scores, n_spare)
+    write_change = steering.at_write()
+    for block in blocks:
+        first = next((i for i, c in enumerate(columns) if c.layer == block.layer), 0)
+        tap = _make_tap([c for c in columns if c.layer == block.layer], first, scores)
+        entry_change = write_change if block.layer == 0 else None
+        _wrap_layer(block, entry_change, tap, steering.at_output(block.layer))
+        if write_change is not None:
+            for module in block.writes:
+                _wrap_write(module, write_change)
+    here = {b.layer for b in blocks}
+    own = frozenset(i for i, c in enumerate(columns) if c.layer in here)
+    return Instrumentation(names, scores, steering, tuple(sorted({columns[i].layer for i in own})), own)
 
 
-def find_decoder(model: nn.Module, n_layers: int) -> tuple[Any, list[Any]]:
-    """The decoder module and its layers.
-
-    Raises:
-        EngineSetupError: no ``model.layers`` of the expected length with ``self_attn`` and ``mlp``.
-    """
-    decoder = getattr(model, "model", None)
-    layers = list(getattr(decoder, "layers", None) or [])
-    complete = all(hasattr(layer, "self_attn") and hasattr(layer, "mlp") for layer in layers)
-    if len(layers) != n_layers or not complete or not hasattr(decoder, "embed_tokens"):
-        raise EngineSetupError(
-            f"{type(model).__name__} has {len(layers)} layers under model.layers, the bundle's model has {n_layers}; "
-            "wanted embed_tokens, and self_attn and mlp in each layer"
-        )
-    return decoder, layers
+def _columns(bundle: Bundle) -> list[_Column]:
+    """By layer; within a layer the values in manifest order, then the queries of attention probes."""
+    values, queries = [], []
+    for probe in bundle.manifest.probes:
+        weights = torch.from_numpy(bundle.probe_weights(probe.name).copy())
+        values.append(_Column(probe.name, probe.layer, weights, probe.bias))
+        if probe.fold.kind is FoldKind.ATTENTION:
+            query = torch.from_numpy(bundle.probe_query(probe.name).copy())
+            queries.append(_Column(f"{probe.name}.query", probe.layer, query, 0.0))
+    return sorted([*values, *queries], key=lambda c: c.layer)
 
 
-def _tap_for(bundle: Bundle, names: list[str], column: int, scores: Tensor) -> Callable[[Tensor, Tensor], None] | None:
-    """The tap of one layer, or None if no probe reads it."""
-    if not names:
+def _make_tap(columns: list[_Column], first: int, scores: Tensor) -> _Tap | None:
+    """The tap of one layer, whose columns start at ``first``; None if no probe reads the layer."""
+    if not columns:
         return None
-    device = scores.device
-    weights = torch.stack([torch.from_numpy(bundle.probe_weights(n).copy()) for n in names], dim=1).to(device)
-    biases = [p.bias for n in names for p in bundle.manifest.probes if p.name == n]
-    bias = torch.tensor(biases, dtype=torch.float32, device=device)
+    weights = torch.stack([c.weights for c in columns], dim=1).to(scores.device)
+    bias = torch.tensor([c.bias for c in columns], dtype=torch.float32, device=scores.device)
 
-    def tap(hidden: Tensor, residual: Tensor) -> None:
-        torch.ops.vllm.plumbline_tap(hidden, residual, weights, bias, scores, column)
+    def tap(hidden: Tensor, residual: Tensor | None) -> None:
+        torch.ops.vllm.plumbline_tap(hidden, residual, weights, bias, scores, first)
 
     return tap
 
 
-def _wrap_layer(layer: Any, tap: Callable[[Tensor, Tensor], None] | None, add: Callable[[Tensor], None] | None) -> None:
-    """Read the block's output, then steer it (on the residual half of the split stream)."""
-    if tap is None and add is None:
+def _wrap_layer(block: Block, entry: WriteChange | None, tap: _Tap | None, change: OutputChange | None) -> None:
+    """Project the stream that enters the model's first block; read the block's output, then steer it."""
+    if entry is None and tap is None and change is None:
         return
-    original: _Forward = layer.forward
+    original = block.module.forward
 
-    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        hidden, residual = original(*args, **kwargs)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if entry is not None:
+            entry(block.entering(args, kwargs))
+        output = original(*args, **kwargs)
+        hidden, residual = block.leaving(output)
         if tap is not None:
             tap(hidden, residual)
-        if add is not None:
-            add(residual)
-        return hidden, residual
+        if change is not None:
+            change(hidden, residual)
+        return output
 
-    layer.forward = forward
+    block.module.forward = forward
 
 
-def _wrap_write(module: Any, ablate: Callable[[Tensor], None]) -> None:
+def _wrap_write(module: nn.Module, change: WriteChange) -> None:
     """Project what this module is about to write onto the stream."""
-    original: _Forward = module.forward
+    original = module.forward
 
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        write: Tensor = original(*args, **kwargs)
-        ablate(write)
-        return write
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        write, bias = split_write(module, output)
+        change(rows(write))
+        if bias is None:
+            return output
+        per_token = bias.expand_as(write).clone()  # the bias itself serves all tokens, steered or not
+        change(rows(per_token))
+        return write, per_token
 
     module.forward = forward

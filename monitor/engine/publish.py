@@ -27,13 +27,29 @@ _STOP = None
 log = logging.getLogger(__name__)
 
 
+def rank_endpoint(endpoint: str, rank: int) -> str:
+    """Where the data-parallel rank binds: the endpoint itself (0), ``path.rank``, or the port plus rank."""
+    if rank == 0:
+        return endpoint
+    if endpoint.startswith("tcp://"):
+        host, _, port = endpoint.rpartition(":")
+        return f"{host}:{int(port) + rank}"
+    return f"{endpoint}.{rank}"
+
+
 class FramePublisher:
     """Binds ``endpoint`` and publishes frames and a heartbeat until :meth:`close`."""
 
-    def __init__(self, endpoint: str, bundle: str, probes: tuple[str, ...], vllm: str) -> None:
+    def __init__(
+        self, endpoint: str, bundle: str, probes: tuple[str, ...], vllm: str, *, rank: int = 0, ranks: int = 1,
+        untested: str = "",
+    ) -> None:  # fmt: skip
         self.epoch = uuid.uuid4().hex
         self.errors = 0
-        self._hello = Hello(epoch=self.epoch, sequence=0, bundle=bundle, probes=probes, vllm=vllm, self_test="")
+        self._hello = Hello(
+            epoch=self.epoch, sequence=0, bundle=bundle, probes=probes, vllm=vllm, self_test="",
+            rank=rank, ranks=ranks, untested=untested,
+        )  # fmt: skip
         self._dropped = 0
         self._sequence = 0
         self._queue: queue.Queue[ScoreFrame | None] = queue.Queue(maxsize=_QUEUE_FRAMES)

@@ -23,12 +23,18 @@ class EngineSettings:
         frames: ZeroMQ endpoint that the engine binds (``PLUMBLINE_FRAMES``).
         plan_key: secret shared with the monitor (``PLUMBLINE_PLAN_KEY``, hex, at least 16 bytes).
         default_plan: signed plan for requests that carry none (``PLUMBLINE_DEFAULT_PLAN``), or None.
+        directions: folder of bundles whose directions may be loaded while it runs (``PLUMBLINE_DIRECTIONS``), or None.
+        ranks: data-parallel ranks on this machine (``PLUMBLINE_RANKS``).
+        allow_untested: start where no parity result says that the scores are right (``PLUMBLINE_ALLOW_UNTESTED=1``).
     """
 
     bundle: Path
     frames: str
     plan_key: bytes
     default_plan: str | None
+    directions: Path | None = None
+    ranks: int = 1
+    allow_untested: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> EngineSettings | None:
@@ -46,5 +52,13 @@ class EngineSettings:
                 f"PLUMBLINE_BUNDLE is set but {' and '.join(missing)} is not; "
                 "start the engine with `plumbline serve`, or set all three"
             )
-        return cls(Path(bundle), env["PLUMBLINE_FRAMES"], parse_key(env["PLUMBLINE_PLAN_KEY"]),
-                   env.get("PLUMBLINE_DEFAULT_PLAN") or None)  # fmt: skip
+        directions = env.get("PLUMBLINE_DIRECTIONS")
+        return cls(
+            bundle=Path(bundle),
+            frames=env["PLUMBLINE_FRAMES"],
+            plan_key=parse_key(env["PLUMBLINE_PLAN_KEY"]),
+            default_plan=env.get("PLUMBLINE_DEFAULT_PLAN") or None,
+            directions=Path(directions) if directions else None,
+            ranks=int(env.get("PLUMBLINE_RANKS") or 1),
+            allow_untested=env.get("PLUMBLINE_ALLOW_UNTESTED") == "1",
+        )

@@ -1,113 +1,183 @@
 """The steering table: which change of the residual stream each token gets.
 
-The directions of a bundle are fixed; a request chooses strengths. An **entry** is one line of strengths, one for
-each direction and operator (entry 0: all zero), and every token of a step points at an entry. Tables and the
-per-token index are persistent tensors that the compiled graph reads; the host fills them between forward passes.
-
-An entry is written when a combination is first seen and kept until its place is needed: the least recently used
-one makes room. There are as many entries as a step can have tokens, so what the coming step uses is never evicted.
+The directions of a bundle stand in the graph as one small matrix, with spare lines for directions that are loaded into
+the running engine. A line of the table is one token of the coming step: a strength for each direction and operator
+(:mod:`monitor.engine.ops` has the formulas), all zero for a token that is not steered. Matrix and table are persistent
+tensors that the compiled graph reads; the host writes them between forward passes.
 
 Runs in: vLLM worker.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from monitor.engine import ops
 from monitor.errors import PlanError
 from monitor.types import Operator, Steering
 from probes.bundle import Bundle
+from probes.types import Direction
 
-Change = Callable[[Tensor], None]
+Ints = NDArray[np.int64]
+OutputChange = Callable[[Tensor, Tensor | None], None]
+WriteChange = Callable[[Tensor], None]
+
+_KINDS = (Operator.ABLATE_OUTPUT, Operator.CLAMP, Operator.ADD)
+_CONDITION = len(_KINDS)
+_UNBOUNDED = 1e30  # not infinity, which times a magnitude of 0 would be NaN
+
+
+@dataclass(frozen=True)
+class Line:
+    """One token's line of the table.
+
+    Attributes:
+        fields: ``(N_FIELDS, n_directions)`` fp32.
+        needs: ``(n_layers + 1 + n_kinds,)`` bool: which layers' outputs, the writes, and which kinds it needs.
+    """
+
+    fields: NDArray[np.float32]
+    needs: NDArray[np.bool_]
 
 
 class SteeringTable:
-    """Strengths by entry: ``add`` for each direction at its own layer, ``ablate`` for all writes."""
+    """Strengths by token: ``add`` and ``clamp`` for each direction at its own layer, ablations everywhere.
 
-    def __init__(self, bundle: Bundle, max_tokens: int, device: torch.device) -> None:
-        directions = bundle.manifest.directions
-        self._index = {d.name: i for i, d in enumerate(directions)}
-        self._layers = [d.layer for d in directions]
-        rows = max_tokens + 1
-        vectors = [torch.from_numpy(bundle.direction_vector(d.name).copy()) for d in directions]
-        d_model = bundle.manifest.model.d_model
-        self._units = torch.stack(vectors).to(device) if vectors else torch.zeros(0, d_model, device=device)
-        self._magnitudes = torch.tensor([d.magnitude for d in directions], device=device)
-        self._adds = torch.zeros(rows, len(directions), device=device)
-        self._ablates = torch.zeros(rows, len(directions), device=device)
-        self.entries = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self.adding, self.ablating = torch.zeros(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-        self._free = list(range(rows - 1, 0, -1))
-        self._with_adds: set[int] = set()
-        self._with_ablates: set[int] = set()
-        self._known: OrderedDict[tuple[Steering, ...], int] = OrderedDict()
+    Args:
+        bundle: its directions. columns: order of the score columns, for conditions.
+        scores: ``(max_tokens, n_columns)`` fp32, what the taps write, on the model's device.
+        n_spare: lines for directions that are loaded later.
+    """
 
-    def adder(self, layer: int) -> Change | None:
-        """What steers the output of ``layer``, or None if no direction acts there."""
-        here = [i for i, at in enumerate(self._layers) if at == layer]
-        if not here:
+    def __init__(self, bundle: Bundle, columns: Sequence[str], scores: Tensor, n_spare: int = 0) -> None:
+        model, directions = bundle.manifest.model, bundle.manifest.directions
+        max_tokens, device = scores.shape[0], scores.device
+        self._scores = scores
+        n = len(directions) + n_spare
+        self.n_layers = model.n_layers
+        self._columns = {name: i for i, name in enumerate(columns)}
+        self._index: dict[str, int] = {}
+        self._layers: list[int] = [0] * n
+        self._units = torch.zeros(n, model.d_model, device=device)
+        self._gram = torch.zeros(n, n, device=device)
+        self._here = torch.zeros(model.n_layers, n, device=device)
+        self._table = torch.zeros(max_tokens, ops.N_FIELDS, n, device=device)
+        self._host = self._table if device.type == "cpu" else torch.zeros_like(self._table, device="cpu").pin_memory()
+        self._lines: NDArray[np.float32] = self._host.numpy()
+        self._needed = torch.zeros(model.n_layers + 1 + len(_KINDS) + 1, dtype=torch.bool)
+        self._needs: NDArray[np.bool_] = self._needed.numpy()
+        self._dirty = 0
+        for direction in directions:
+            self.place(len(self._index), direction.name, direction, bundle.direction_vector(direction.name))
+
+    @property
+    def size(self) -> int:
+        """Lines of the matrix of directions, spare ones included."""
+        return len(self._layers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Directions that can be named now."""
+        return tuple(self._index)
+
+    def place(self, index: int, name: str, direction: Direction, vector: NDArray[np.float32]) -> None:
+        """Put a direction into line ``index`` of the matrix, in place of what was there."""
+        for old in [known for known, at in self._index.items() if at == index]:
+            del self._index[old]
+        self._index[name] = index
+        self._layers[index] = direction.layer
+        self._units[index] = torch.from_numpy(vector.copy()).to(self._units.device)
+        self._gram.copy_(self._units @ self._units.T)
+        self._here[:, index] = 0.0
+        self._here[direction.layer, index] = direction.magnitude
+
+    def at_output(self, layer: int) -> OutputChange | None:
+        """What changes the output of ``layer`` in place, or None if there is nothing to steer with."""
+        if not self.size:
             return None
-        vectors = torch.zeros_like(self._units)
-        vectors[here] = self._units[here] * self._magnitudes[here, None]
-        strengths, entries, active = self._adds, self.entries, self.adding
+        scores, units, gram, here, table = self._scores, self._units, self._gram, self._here[layer], self._table
+        needed, kinds = self._needed[layer], self._needed[self.n_layers + 1 :]
 
-        def add(stream: Tensor) -> None:
-            torch.ops.vllm.plumbline_add(stream, vectors, strengths, entries, active)
+        def change(hidden: Tensor, residual: Tensor | None) -> None:
+            stream, other = (hidden, None) if residual is None else (residual, hidden)
+            torch.ops.vllm.plumbline_output(stream, other, scores, units, gram, here, table, needed, kinds)
 
-        return add
+        return change
 
-    def ablater(self) -> Change | None:
-        """What projects one write, or None if the bundle has no directions."""
-        if not self._layers:
+    def at_write(self) -> WriteChange | None:
+        """What projects one write in place, or None if there is nothing to steer with."""
+        if not self.size:
             return None
-        units, strengths, entries, active = self._units, self._ablates, self.entries, self.ablating
+        units, gram, table, needed = self._units, self._gram, self._table, self._needed[self.n_layers]
 
-        def ablate(write: Tensor) -> None:
-            torch.ops.vllm.plumbline_ablate(write, units, strengths, entries, active)
+        def change(write: Tensor) -> None:
+            torch.ops.vllm.plumbline_write(write, units, gram, table, needed)
 
-        return ablate
+        return change
 
-    def entry(self, steering: Sequence[Steering]) -> int:
-        """The entry of this combination, written if it is new; 0 for none.
+    def line(self, steering: Sequence[Steering]) -> Line:
+        """The line of a token with this steering, strengths as they are.
+
+        Equal ``add`` strengths add up; several ablations of one direction leave what all of them leave; of several
+        clamps or conditions on one direction the last one counts.
 
         Raises:
-            PlanError: an unknown direction.
+            PlanError: an unknown direction or probe.
         """
-        key = tuple(steering)
-        if not key:
-            return 0
-        if (entry := self._known.get(key)) is None:
-            adds, ablates = self._strengths(key)
-            entry = self._free.pop() if self._free else self._known.popitem(last=False)[1]
-            self._adds[entry], self._ablates[entry] = adds, ablates
-            for entries, strengths in ((self._with_adds, adds), (self._with_ablates, ablates)):
-                (entries.add if bool(strengths.any()) else entries.discard)(entry)
-            self._known[key] = entry
-        self._known.move_to_end(key)
-        return entry
+        fields = np.zeros((ops.N_FIELDS, self.size), dtype=np.float32)
+        fields[ops.GATE] = -1.0
+        needs = np.zeros(len(self._needs), dtype=np.bool_)
+        layers, kinds = needs[: self.n_layers], needs[self.n_layers + 1 :]
+        for s in steering:
+            index = self._known(s.direction, self._index, "direction")
+            match s.operator:
+                case Operator.ADD:
+                    fields[ops.ADD, index] += s.strength
+                case Operator.CLAMP:
+                    low, high = (-_UNBOUNDED if s.low is None else s.low), (_UNBOUNDED if s.high is None else s.high)
+                    fields[[ops.CLAMP, ops.LOW, ops.HIGH], index] = s.strength, low, high
+                case Operator.ABLATE | Operator.ABLATE_OUTPUT:
+                    field = ops.ABLATE if s.operator is Operator.ABLATE else ops.ABLATE_OUTPUT
+                    fields[field, index] = 1.0 - (1.0 - fields[field, index]) * (1.0 - s.strength)
+            if s.operator is Operator.ABLATE:
+                needs[self.n_layers] = True
+                continue
+            kinds[_KINDS.index(s.operator)] = True
+            layers[slice(None) if s.operator is Operator.ABLATE_OUTPUT else self._layers[index]] = True
+            if s.when is not None:
+                column = self._known(s.when.probe, self._columns, "probe")
+                fields[[ops.GATE, ops.SHARPNESS, ops.GATE_THRESHOLD], index] = (
+                    column, s.when.sharpness, s.when.threshold,
+                )  # fmt: skip
+                kinds[_CONDITION] = True
+        return Line(fields, needs)
 
-    def set_rows(self, entries: Tensor) -> None:
-        """Each token's entry for the coming step: ``(n_tokens,)`` int64 on the CPU; padding gets 0."""
-        self.entries.zero_()
-        used = set(entries.tolist()) - {0}
-        if used:
-            self.entries[: entries.shape[0]].copy_(entries, non_blocking=True)
-        self.adding[0] = not used.isdisjoint(self._with_adds)
-        self.ablating[0] = not used.isdisjoint(self._with_ablates)
+    def fill(self, n_tokens: int, rows: Ints, lines: NDArray[np.float32], needs: NDArray[np.bool_]) -> None:
+        """Set the table for the coming step.
 
-    def _strengths(self, key: tuple[Steering, ...]) -> tuple[Tensor, Tensor]:
-        """Lines of the two tables; equal directions add up, or leave what both ablations leave."""
-        adds, kept = torch.zeros_like(self._adds[0]), torch.ones_like(self._ablates[0])
-        for steering in key:
-            if (index := self._index.get(steering.direction)) is None:
-                known = ", ".join(self._index) or "none"
-                raise PlanError(f"unknown direction {steering.direction!r}; the bundle has: {known}")
-            if steering.operator is Operator.ADD:
-                adds[index] += steering.strength
-            else:
-                kept[index] *= 1.0 - steering.strength
-        return adds, 1.0 - kept
+        Args:
+            n_tokens: rows of the step. rows: ``(m,)`` rows that are steered; the others are not.
+            lines: ``(m, N_FIELDS, n_directions)``. needs: as in :class:`Line`, of all of them together.
+        """
+        if self._dirty:
+            self._lines[: self._dirty] = 0.0
+        self._needs[:] = needs
+        steered = len(rows) > 0
+        if steered:
+            self._lines[rows] = lines
+        if self._host is not self._table and (steered or self._dirty):
+            last = max(n_tokens, self._dirty)
+            self._table[:last].copy_(self._host[:last], non_blocking=True)
+        self._dirty = n_tokens if steered else 0
+
+    @staticmethod
+    def _known(name: str, names: dict[str, int], what: str) -> int:
+        if (index := names.get(name)) is None:
+            raise PlanError(f"unknown {what} {name!r}; the bundle has: {', '.join(names) or 'none'}")
+        return index

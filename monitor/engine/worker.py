@@ -1,11 +1,9 @@
-"""Where the plugin enters vLLM's worker (V1 runner; the CPU runner extends it).
+"""Where the plugin enters vLLM's worker, for both model runners; what happens in a step is in ``runner*.py``.
 
-    Worker.load_model               check, instrument, change the compile-cache key
-    runner.initialize_kv_cache      allocate the score cache
-    Worker.compile_or_warm_up_model self-test, then say hello
-    runner._update_states           requests that finished, KV blocks that were copied
-    runner._model_forward           before the forward pass (real steps only)
-    runner.sample_tokens            after it; verdicts ride on the step's output
+    Worker.load_model                 check, instrument, change the compile-cache key
+    runner.initialize_kv_cache        now the sizes are known: score cache, ledger, gate
+    Worker.compile_or_warm_up_model   self-test, then say hello
+    Worker.update_weights, ...        the model is another one: nothing is scored any more
 
 Runs in: vLLM worker.
 """
@@ -16,33 +14,34 @@ import functools
 import logging
 from typing import Any
 
-import torch
 import vllm
 
-from monitor.engine.compat import check_engine, check_kv_groups
-from monitor.engine.core import STOPS_ATTRIBUTE
-from monitor.engine.instrument import Instrumentation, instrument
+from monitor.engine.assemble import assemble, publisher_for
+from monitor.engine.compat import check_engine
+from monitor.engine.instrument import instrument
+from monitor.engine.loaded import N_SPARE
 from monitor.engine.ops import register_ops
-from monitor.engine.publish import FramePublisher
-from monitor.engine.rows import V1Rows
-from monitor.engine.score_cache import ScoreCache
+from monitor.engine.runner_v1 import patch_runner_v1
+from monitor.engine.runner_v2 import patch_runner_v2
+from monitor.engine.self_test import self_test
 from monitor.engine.settings import EngineSettings
-from monitor.engine.step import StepHooks
-from monitor.errors import EngineSetupError
 from probes.bundle import Bundle, check_model, read_bundle
 from probes.fingerprint import resolve_model
 
 log = logging.getLogger(__name__)
 
 _PATCHED = "_plumbline"
-_SELF_TEST_TOKENS = 4
-_UNTOUCHED = -(2.0**100)
+_GRAPH = 2
+"""Counts up whenever the ops in the graph change, so that no compiled graph of an older Plumbline is loaded."""
+
+_WEIGHT_UPDATES = ("reload_weights", "update_weights", "update_config")
 
 
 def patch_worker(settings: EngineSettings) -> None:
-    """Install the six entry points; a second call does nothing."""
+    """Install the entry points; a second call does nothing."""
     from vllm.v1.worker.cpu_worker import CPUWorker
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as RunnerV2
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
     from vllm.v1.worker.gpu_worker import Worker
 
     if getattr(Worker, _PATCHED, False):
@@ -51,8 +50,11 @@ def patch_worker(settings: EngineSettings) -> None:
     _patch_load(Worker, settings)
     for worker in (Worker, CPUWorker):
         _patch_warm_up(worker)
-    _patch_kv_cache(GPUModelRunner)
-    _patch_step(GPUModelRunner)
+        _patch_weight_updates(worker)
+    for runner in (RunnerV1, RunnerV2):
+        _patch_kv_cache(runner)
+    patch_runner_v1()
+    patch_runner_v2()
 
 
 def _patch_load(worker_cls: Any, settings: EngineSettings) -> None:
@@ -61,29 +63,29 @@ def _patch_load(worker_cls: Any, settings: EngineSettings) -> None:
     @functools.wraps(original)
     def load_model(self: Any, *args: Any, **kwargs: Any) -> None:
         bundle = read_bundle(settings.bundle)
-        check_engine(vllm.__version__, self.vllm_config)
+        untested = check_engine(vllm.__version__, self.vllm_config, allow_untested=settings.allow_untested)
         check_model(bundle, resolve_model(self.vllm_config.model_config.model))
         original(self, *args, **kwargs)
-        _attach(self, bundle, settings)
+        _attach(self, bundle, settings, untested)
 
     worker_cls.load_model = load_model
 
 
-def _attach(worker: Any, bundle: Bundle, settings: EngineSettings) -> None:
-    """Instrument the loaded model and hang the hooks on its runner."""
+def _attach(worker: Any, bundle: Bundle, settings: EngineSettings, untested: str) -> None:
+    """Instrument the loaded model, and leave with the runner what is needed once the KV cache is known."""
     runner, config = worker.model_runner, worker.vllm_config
     register_ops()
-    max_requests = config.scheduler_config.max_num_seqs
-    taps = instrument(runner.get_model(), bundle, runner.max_num_tokens)
-    publisher = FramePublisher(settings.frames, bundle.digest, taps.probes, vllm.__version__)
-    runner.plumbline_taps = taps
-    runner.plumbline_publisher = publisher
-    runner.plumbline = StepHooks(bundle, settings, taps, V1Rows(runner), publisher, max_requests)
+    n_spare = N_SPARE if settings.directions is not None else 0
+    max_tokens = config.scheduler_config.max_num_batched_tokens
+    taps = instrument(runner.get_model(), bundle, max(max_tokens, getattr(runner, "max_num_tokens", 0)), n_spare)
+    publisher = publisher_for(config, bundle, settings, taps, untested)
+    runner.plumbline_taps, runner.plumbline_publisher = taps, publisher
+    runner.plumbline_assemble = functools.partial(assemble, config, bundle, settings, taps, publisher)
     # The ahead-of-time compile cache keys on the configuration, not on our code: without this an
     # uninstrumented graph is loaded, and no tap ever runs.
-    shape = f"{bundle.digest[:16]}:{tuple(taps.scores.shape)}:{max_requests}:{taps.layers}"
+    shape = f"{_GRAPH}:{bundle.digest[:16]}:{tuple(taps.scores.shape)}:{taps.layers}:{n_spare}"
     config.additional_config = {**(config.additional_config or {}), "plumbline": shape}
-    log.warning("Plumbline reads layers %s with probes %s", taps.layers, ", ".join(taps.probes))
+    log.warning("Plumbline reads layers %s with columns %s", taps.layers, ", ".join(taps.probes))
 
 
 def _patch_kv_cache(runner_cls: Any) -> None:
@@ -92,12 +94,8 @@ def _patch_kv_cache(runner_cls: Any) -> None:
     @functools.wraps(original)
     def initialize_kv_cache(self: Any, kv_cache_config: Any, *args: Any, **kwargs: Any) -> None:
         original(self, kv_cache_config, *args, **kwargs)
-        if (hooks := getattr(self, "plumbline", None)) is not None:
-            groups = kv_cache_config.kv_cache_groups
-            check_kv_groups(len(groups))
-            n_columns = len(self.plumbline_taps.probes)
-            block_size = groups[0].kv_cache_spec.block_size
-            hooks.cache = ScoreCache(kv_cache_config.num_blocks, block_size, n_columns, torch.device("cpu"))
+        if (build := getattr(self, "plumbline_assemble", None)) is not None:
+            self.plumbline = build(kv_cache_config)
 
     runner_cls.initialize_kv_cache = initialize_kv_cache
 
@@ -110,64 +108,27 @@ def _patch_warm_up(worker_cls: Any) -> None:
     @functools.wraps(original)
     def compile_or_warm_up_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if hasattr(self.model_runner, "plumbline"):
-            report = self_test(self.model_runner, self.model_runner.plumbline_taps)
-            self.model_runner.plumbline_publisher.start(report)
+        if (taps := getattr(self.model_runner, "plumbline_taps", None)) is not None:
+            report = self_test(self.model_runner, taps)
+            if (publisher := self.model_runner.plumbline_publisher) is not None:
+                publisher.start(report)
         return result
 
     worker_cls.compile_or_warm_up_model = compile_or_warm_up_model
 
 
-def self_test(runner: Any, taps: Instrumentation) -> str:
-    """Run a dummy forward pass over marked rows and see that every tap wrote.
-
-    Raises:
-        EngineSetupError: a column is untouched; the engine must not start.
-    """
-    rows = taps.scores[:_SELF_TEST_TOKENS]
-    rows.fill_(_UNTOUCHED)
-    runner._dummy_run(_SELF_TEST_TOKENS)  # without attention metadata the values mean nothing, and may be NaN
-    silent = (rows == _UNTOUCHED).any(0).nonzero().flatten().tolist()
-    rows.fill_(torch.nan)
-    if silent:
-        names = ", ".join(taps.probes[i] for i in silent)
-        raise EngineSetupError(
-            f"self-test: the taps of {names} did not run. A graph compiled without them may have been loaded: "
-            "clear vLLM's compile cache (~/.cache/vllm/torch_compile_cache) or start with --enforce-eager"
-        )
-    return f"{len(taps.probes)} columns on layers {', '.join(map(str, taps.layers))} alive"
+def _patch_weight_updates(worker_cls: Any) -> None:
+    for name in _WEIGHT_UPDATES:
+        if name in vars(worker_cls):
+            setattr(worker_cls, name, _stale_after(vars(worker_cls)[name]))
 
 
-def _patch_step(runner_cls: Any) -> None:
-    update_states, model_forward, sample = (
-        runner_cls._update_states,
-        runner_cls._model_forward,
-        runner_cls.sample_tokens,
-    )
+def _stale_after(original: Any) -> Any:
+    @functools.wraps(original)
+    def update(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (hooks := getattr(self.model_runner, "plumbline", None)) is not None:
+            hooks.stale = original.__name__
+            log.error("%s: the bundle no longer belongs to this model; nothing is scored until a restart", hooks.stale)
+        return original(self, *args, **kwargs)
 
-    @functools.wraps(update_states)
-    def _update_states(self: Any, scheduler_output: Any) -> Any:
-        if (hooks := getattr(self, "plumbline", None)) is not None:
-            hooks.finished(scheduler_output.finished_req_ids)
-            if scheduler_output.kv_cache_block_copies and hooks.cache is not None:
-                hooks.cache.copy_blocks(scheduler_output.kv_cache_block_copies)
-        return update_states(self, scheduler_output)
-
-    @functools.wraps(model_forward)
-    def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if (hooks := getattr(self, "plumbline", None)) is not None:
-            hooks.before_forward()
-        return model_forward(self, *args, **kwargs)
-
-    @functools.wraps(sample)
-    def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
-        hooks = getattr(self, "plumbline", None)
-        stops = hooks.after_forward() if hooks is not None else {}
-        output = sample(self, *args, **kwargs)
-        if stops:
-            setattr(output, STOPS_ATTRIBUTE, stops)
-        return output
-
-    runner_cls._update_states = _update_states
-    runner_cls._model_forward = _model_forward
-    runner_cls.sample_tokens = sample_tokens
+    return update

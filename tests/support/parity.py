@@ -54,12 +54,11 @@ def measure(engine: Any, reference: Any, prompts: Sequence[Sequence[int]], **par
     """Run prompts under mixed steerings in one batch; each one's worst share for scores and for logits."""
     plans = [engine.plan(steering=STEERINGS[i % len(STEERINGS)]) for i in range(len(prompts))]
     outputs, frames = engine.generate(prompts, plans, logprobs=-1, **params)
-    names = [p.name for p in engine.bundle.manifest.probes]
     shares = []
     for prompt, plan, output in zip(prompts, plans, outputs, strict=True):
         choice = output.outputs[0]
         ids = (list(prompt) + list(choice.token_ids))[:-1]  # the last sampled token is never fed forward
         scores, logits = reference.run(ids, plan.steering)
-        got = frames[plan.request_id, 0].matrix(names)
+        got = frames[plan.request_id, 0].matrix(reference.columns)
         shares.append((score_share(got, scores.numpy()), logit_share(choice.logprobs, logits[len(prompt) - 1 :])))
     return shares

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from probes.bundle import Bundle, direction_tensor, probe_tensor, write_bundle
+from probes.bundle import Bundle, direction_tensor, probe_tensor, query_tensor, write_bundle
 from probes.fingerprint import fingerprint_model
 from probes.types import (
     Calibration,
@@ -27,22 +26,16 @@ from probes.types import (
     Scope,
     Threshold,
 )
+from tests.support.families import FAMILIES, N_WORDS
 
-N_WORDS = 300
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
 USER, ASSISTANT = SPECIAL.index("<|user|>"), SPECIAL.index("<|assistant|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SIZES = {
-    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 256, "max_position_embeddings": 512, "vocab_size": N_WORDS,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15,
-}  # fmt: skip
 FINGERPRINT = Fingerprint(config="0", tokenizer="0", chat_template="0", weights="0")
 ProbeSpec = tuple[str, int, FoldSpec, Scope]
-CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 # All folds and scopes, on every layer (-1: the last one).
 SPECS: tuple[ProbeSpec, ...] = (
     ("intent", 1, FoldSpec(kind=FoldKind.LAST), Scope.LAST_USER),
@@ -57,9 +50,11 @@ SPECS: tuple[ProbeSpec, ...] = (
 def make_model(path: Path, family: str = "llama", seed: int = 0, sizes: Mapping[str, int] | None = None) -> Path:
     """Write a random model of ``family`` with a word-level tokenizer and a chat template; ``sizes`` overrides."""
     torch.manual_seed(seed)
-    extra = {"head_dim": 32} if family == "qwen3" else {}
-    config = CONFIGS[family](**{**SIZES, **extra, **(sizes or {})}, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family].make_config(**(sizes or {})))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases, which start at zero, and the scales of norms, which start at one
+                parameter += 0.1 * torch.randn_like(parameter)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(path)
     words = {w: i for i, w in enumerate(SPECIAL + [f"w{i}" for i in range(N_WORDS - len(SPECIAL))])}
@@ -85,10 +80,10 @@ def make_probe(name: str, layer: int, fold: FoldSpec, scope: Scope, bias: float,
 
 def make_bundle(path: Path, model: Path, seed: int = 0, specs: Sequence[ProbeSpec] = SPECS) -> Bundle:
     """A random bundle that is bound to ``model``."""
-    config = json.loads((model / "config.json").read_text())
+    config = AutoConfig.from_pretrained(model)
     return random_bundle(
-        path, config["hidden_size"], config["num_hidden_layers"], config["architectures"][0],
-        fingerprint_model(model), seed, specs,
+        path, config.hidden_size, config.num_hidden_layers, config.architectures[0], fingerprint_model(model), seed,
+        specs,
     )  # fmt: skip
 
 
@@ -101,6 +96,8 @@ def random_bundle(
     placed = [(name, layer % n_layers, fold, scope) for name, layer, fold, scope in specs]
     probes = tuple(make_probe(n, layer, f, s, float(rng.normal())) for n, layer, f, s in placed)
     vectors = {probe_tensor(p.name): rng.normal(size=d_model).astype(np.float32) * 0.1 for p in probes}
+    attending = [p.name for p in probes if p.fold.kind is FoldKind.ATTENTION]
+    vectors |= {query_tensor(name): rng.normal(size=d_model).astype(np.float32) * 0.1 for name in attending}
     directions = tuple(
         Direction(name=n, concept=n, layer=layer, magnitude=m, position="last prompt token")
         for n, layer, m in (("refusal", 2, 4.0), ("other", 1, 3.0))
