@@ -1,106 +1,84 @@
-"""What do taps and steering cost? Interleaved pairs against plain, compiled vLLM. Writes results/engine.json.
+"""What do probes and steering cost? Interleaved pairs against plain, compiled vLLM. Writes results/engine.json.
 
-    python -m benchmarks.engine                  # about 75 million parameters, batches 1 and 16
-    python -m benchmarks.engine --pairs 9 --batch 1 --batch 16 --batch 64
+    python -m benchmarks.engine                                       # everything; hours on two cores
+    python -m benchmarks.engine --model 75m --batch 16 --mode reading # these rows only; the others stay
+    python -m benchmarks.engine --quick --model 75m                   # a look: 3 pairs of short runs, nothing written
 
-Two engines of one run, one plain and one instrumented, generate from the same prompts in turn (plain, instrumented,
-instrumented, plain, ...), so that the machine's drift hits both alike. A pair's figure is the ratio of their times
-minus one; the row is the median over the pairs, with the spread. Absolute times on a shared machine mean little.
+Two engines run side by side, each with processes of its own: plain vLLM, and one of those below. Both fill the same
+architecture with the same random bf16 weights. A pair is four runs over the same new prompts (plain, ours, ours,
+plain, or the other way round), with a pause before each, because a worker of vLLM polls for a second after its last
+step; its figure is the ratio of the sums over the two sides, minus one. A row is the median over the pairs, with the
+lowest and the highest. After --pairs pairs the measurement goes on, up to --most, until the 95 % bootstrap intervals
+of the medians are narrow. Everything is timed in the client, without HTTP.
 
-Modes: ``off`` (instrumented, requests without a plan), ``reading`` (8 probes on 3 layers, each with a rule),
-``steering_1`` (one steering for all requests), ``steering_16`` (16 different ones).
+Rows, for each mode, batch size N and model M:
+    MODE_overhead_bN_M   plain tokens/s over ours, minus one
+    MODE_itl_p50_bN_M    median time between tokens, ours over plain, minus one; itl_p99 likewise
+    MODE_ttft_bN_M       mean time to the first token, likewise
+    plain_..._bN_M       plain vLLM in the same run, for context: tokens/s, milliseconds
+    frames_per_second, frame_bytes_per_token   score frames received while reading at batch 16
+    idle_engine_cores_M   CPU cores used by the engine whose turn it is not: near 0, or the pairs mean little
+
+Modes:
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import tempfile
-import time
-from pathlib import Path
-from typing import Any
+import sys
 
-import numpy as np
+from benchmarks.compare import Setup, compare
+from benchmarks.modes import MODES
+from benchmarks.rows import write_rows
 
-from benchmarks.rows import Row, write_rows
-from monitor.policy.plan import DetectorPlan, GatePlan
-from monitor.types import Action, Operator, Steering
-from probes.types import FoldKind, FoldSpec, Scope
-from tests.support.engine import Engine, generate, start_llm, stop_llm
-from tests.support.tiny import make_bundle, make_model
-
-SIZE_75M = {
-    "hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 12, "num_key_value_heads": 4,
-    "intermediate_size": 2304, "max_position_embeddings": 1024, "vocab_size": 8192,
-}  # fmt: skip
-EIGHT_ON_THREE = tuple(
-    (f"probe_{i}", (3, 5, 7)[i % 3], FoldSpec(kind=kind), (Scope.RESPONSE, Scope.LAST_USER)[i % 2])
-    for i, kind in enumerate([*FoldKind, *FoldKind][:8])
-)
-GOALS = {"off": "<= 0.02", "reading": "<= 0.02", "steering_1": "<= 0.03", "steering_16": "<= 0.03"}
-N_NEW = 48
-NEVER = 1e9
-
-
-def plans(engine: Engine, mode: str, n: int) -> list[GatePlan | None]:
-    """One plan for each request of a batch."""
-    if mode == "off":
-        return [None] * n
-    rules = [DetectorPlan(p.name, p.name, NEVER, Action.FLAG) for p in engine.bundle.manifest.probes]
-    if mode == "reading":
-        return [engine.plan(detectors=rules) for _ in range(n)]
-    distinct = 1 if mode == "steering_1" else 16
-    steerings = [
-        (Steering("refusal", (Operator.ADD, Operator.ABLATE)[i % 2], 0.01 * (i + 1)),) for i in range(distinct)
-    ]
-    return [engine.plan(detectors=rules, steering=steerings[i % distinct]) for i in range(n)]
-
-
-def seconds(llm: Any, prompts: list[list[int]], batch_plans: list[GatePlan | None]) -> float:
-    """Time of one batch, from submission to the last token."""
-    began = time.perf_counter()
-    generate(llm, prompts, batch_plans, max_tokens=N_NEW)
-    return time.perf_counter() - began
-
-
-def overheads(plain: Any, engine: Engine, mode: str, n: int, n_pairs: int) -> list[float]:
-    """``instrumented / plain - 1`` of each pair; the first pair warms up and is not counted."""
-    rng = np.random.default_rng(n)
-    found = []
-    for pair in range(n_pairs + 1):
-        prompts = [rng.integers(7, 8000, size=32).tolist() for _ in range(n)]  # new ones: no prefix-cache hits
-        batch_plans = plans(engine, mode, n)
-        if pair % 2:
-            theirs, ours = seconds(plain, prompts, [None] * n), seconds(engine.llm, prompts, batch_plans)
-        else:
-            ours, theirs = seconds(engine.llm, prompts, batch_plans), seconds(plain, prompts, [None] * n)
-        found.append(ours / theirs - 1)
-    return found[1:]
+NEW_TOKENS = {"75m": {1: 128, 16: 48, 64: 24}, "400m": {1: 48, 16: 24, 64: 12}}
+QUICK_TOKENS = {1: 24, 16: 12, 64: 8}
 
 
 def main() -> None:
-    """Measure every mode and batch size, print and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7, help="pairs for each figure (default 7)")
-    parser.add_argument("--batch", type=int, action="append", help="batch sizes (default 1 and 16)")
-    options = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        model = make_model(path / "model", sizes=SIZE_75M)
-        bundle = make_bundle(path / "bundle", model, specs=EIGHT_ON_THREE)
-        shape = {"dtype": "bfloat16", "max_model_len": 256, "max_num_seqs": 64, "max_num_batched_tokens": 2048}
-        plain = start_llm(model, **shape)
-        engine = Engine(model, bundle, path, **shape)
-        for n in options.batch or [1, 16]:
-            for mode, goal in GOALS.items():
-                found = overheads(plain, engine, mode, n, options.pairs)
-                name = f"{mode}_overhead_b{n}_75m"
-                rows.append(Row(name, statistics.median(found), "ratio", goal, min(found), max(found), len(found)))
-                print(f"{name}: {statistics.median(found):+.2%} ({min(found):+.2%} to {max(found):+.2%})", flush=True)
-        engine.close()
-        stop_llm(plain)
-    write_rows("engine", rows, "python -m benchmarks.engine")
+    """Measure what was asked for; print and write the rows."""
+    options = parse(sys.argv[1:])
+    command = " ".join(["python -m benchmarks.engine", *sys.argv[1:]])
+    partial = bool(options.model or options.mode or options.batch)
+    for model in options.model or list(NEW_TOKENS):
+        rows = []
+        for row in compare(setup_for(model, options)):
+            rows.append(row)
+            print(f"{row.name:40} {row.value:+10.4f} {row.unit} ({row.min:+.4f} to {row.max:+.4f}, n={row.n})")
+        if options.quick:
+            print("--quick: nothing written")
+            continue
+        write_rows("engine", rows, command, merge=partial)
+        partial = True  # the next model's rows join these
+
+
+def setup_for(model: str, options: argparse.Namespace) -> Setup:
+    """What is measured with this model."""
+    lengths = QUICK_TOKENS if options.quick else NEW_TOKENS[model]
+    return Setup(
+        model=model,
+        modes=[MODES[name] for name in options.mode or MODES],
+        new_tokens={n: lengths[n] for n in options.batch or lengths},
+        least=3 if options.quick else options.pairs,
+        most=3 if options.quick else max(options.pairs, options.most),
+    )
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    modes = "\n".join(f"    {mode.name:14}{mode.about}" for mode in MODES.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine",
+        description=f"{__doc__}{modes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", action="append", choices=list(NEW_TOKENS), help="repeatable; default both")
+    parser.add_argument("--batch", action="append", type=int, choices=list(QUICK_TOKENS), help="repeatable; all three")
+    parser.add_argument("--mode", action="append", choices=list(MODES), help="repeatable; default all")
+    parser.add_argument("--pairs", type=int, default=7, help="fewest pairs of each figure (default 7)")
+    parser.add_argument("--most", type=int, default=15, help="most pairs of each figure (default 15)")
+    parser.add_argument("--quick", action="store_true", help="3 pairs of short runs; nothing is written")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

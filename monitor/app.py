@@ -22,6 +22,7 @@ from monitor.errors import ConfigError
 from monitor.gateway.routes import create_gateway
 from monitor.guard import Guard
 from monitor.policy.plan import parse_key
+from monitor.policy.steering import Names
 from monitor.policy.store import PolicyStore
 from monitor.record.metrics import Metrics
 from monitor.record.recorder import Recorder
@@ -52,12 +53,13 @@ async def open_monitor(
     """Make all parts, receive frames while open, and close the parts in order.
 
     Raises:
-        ConfigError: key or policy cannot be used.
+        ConfigError: key, policy or the folder of directions cannot be used.
     """
     metrics = Metrics()
     metrics.show_bundle(manifest, digest)
     key = parse_key(settings.plan_key.get_secret_value())
-    store = PolicyStore(policy, manifest, metrics.reloaded)
+    names = Names.of(manifest, settings.directions)
+    store = PolicyStore(policy, names, metrics.reloaded)
     sessions = SessionTable([probe.name for probe in manifest.probes], metrics.dropped)
     receiver = Receiver(
         settings.frames,
@@ -67,7 +69,7 @@ async def open_monitor(
         heartbeat_timeout=settings.heartbeat_timeout,
         buffer=settings.frame_buffer,
     )
-    metrics.watch_taps(lambda: receiver.taps_alive)
+    metrics.watch_engine(lambda: receiver.taps_alive, lambda: bool(receiver.untested))
     recorder = Recorder(metrics, manifest)
     upstream = Upstream(
         settings.engine_url,
@@ -81,7 +83,7 @@ async def open_monitor(
         receiver=receiver,
         upstream=upstream,
         recorder=recorder,
-        manifest=manifest,
+        names=names,
         digest=digest,
         key=key,
         settings=settings,

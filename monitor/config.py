@@ -18,9 +18,10 @@ class MonitorSettings(BaseSettings):
     Attributes:
         host, port: where HTTP is served. grpc_port: where gRPC is served; 0 picks a free port.
         engine_url: base URL of the vLLM server.
-        frames: ZeroMQ endpoint that the engine binds.
+        frames: ZeroMQ endpoint that the engine binds; further data-parallel ranks bind ones derived from it.
         plan_key: the secret shared with the engine, hex.
         bundle, policy: paths.
+        directions: folder of bundles whose directions may be loaded into the running engine; None: none may.
         heartbeat_timeout: the taps count as silent after this long without a heartbeat.
         frame_timeout: wait for missing scores after the engine's answer.
         connect_timeout: of the engine. request_timeout: of one whole request.
@@ -42,6 +43,7 @@ class MonitorSettings(BaseSettings):
     plan_key: SecretStr = SecretStr("")
     bundle: Path | None = None
     policy: Path | None = None
+    directions: Path | None = None
     heartbeat_timeout: Seconds = 5.0
     frame_timeout: Seconds = 2.0
     connect_timeout: Seconds = 5.0

@@ -6,10 +6,10 @@ the last token of a response may have no score at all.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from monitor.policy.plan import STOP_PREFIX, GatePlan
-from monitor.types import Action
 
 CUT_REASON = "content_filter"
 
@@ -23,7 +23,7 @@ def stopping_rule(choice: dict[str, Any], plan: GatePlan) -> str | None:
     if not isinstance(reason, str) or not reason.startswith(STOP_PREFIX) or not plan.enforce:
         return None
     rule = reason.removeprefix(STOP_PREFIX)
-    return rule if any(d.rule == rule and d.action is Action.STOP for d in plan.detectors) else None
+    return rule if any(d.rule == rule and d.action.ends for d in plan.detectors) else None
 
 
 def needed_positions(
@@ -65,6 +65,29 @@ def cut_chunk(payload: dict[str, Any], choice: dict[str, Any], stop_reason: str 
         ended["text"] = ""
     ended |= {"logprobs": None, "finish_reason": CUT_REASON, "stop_reason": stop_reason}
     return {**payload, "choices": [ended]}
+
+
+def replaced_chunks(payload: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
+    """A chunk that ends a cut choice, in parts: what it still releases, the text in place of the rest, the end."""
+    (choice,) = payload["choices"]
+    added: dict[str, Any] = {"index": choice.get("index", 0)}
+    if "delta" in choice:
+        released = any(choice["delta"].values())
+        added["delta"] = {"content": text}
+    else:
+        released = bool(choice["text"])
+        added["text"] = text
+    if released:
+        yield {**payload, "choices": [{**choice, "finish_reason": None, "stop_reason": None}]}
+    yield {**payload, "choices": [{**added, "logprobs": None, "finish_reason": None}]}
+    yield cut_chunk(payload, choice, choice.get("stop_reason"))
+
+
+def with_text(choice: dict[str, Any], text: str) -> dict[str, Any]:
+    """A choice of a whole answer with a text after what is left of its own."""
+    if not isinstance(message := choice.get("message"), dict):
+        return {**choice, "text": (choice.get("text") or "") + text}
+    return {**choice, "message": {**message, "content": (message.get("content") or "") + text}}
 
 
 def cut_choice(choice: dict[str, Any], kept: str) -> dict[str, Any]:

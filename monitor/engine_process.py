@@ -16,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 
 from monitor.errors import EngineExitedError
 
@@ -28,6 +29,7 @@ _ERROR = re.compile(r"((?:\w+\.)*\w*(?:Error|Exception): .*)")
 _LAST_LINES = 1.0  # seconds that the end of the log may take after the process has ended
 _LOOK_EVERY = 0.1
 _MAX_LINE = 2**20
+_RANKS = ("--data-parallel-size", "-dp")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,6 +48,16 @@ def engine_command(model: str, port: int, names: Sequence[str], extra: Sequence[
     serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     listen = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", *names]
     return [*serve, *listen, "--no-async-scheduling", *extra]  # see docs/adr/0003
+
+
+def data_parallel_ranks(arguments: Sequence[str]) -> int | None:
+    """How many ranks vLLM's arguments ask for; None if they do not say.
+
+    vLLM tells a rank of a dense model that it is alone, so that only the supervisor can tell it of the others.
+    """
+    spread = [part for argument in arguments for part in argument.split("=", 1)]
+    named = (value for name, value in pairwise(spread) if name.replace("_", "-") in _RANKS)
+    return next((int(value) for value in named if value.isdecimal()), None)
 
 
 def engine_environment(inherited: Mapping[str, str], bundle: str, frames: str, key: str) -> dict[str, str]:

@@ -5,12 +5,13 @@
     ├── EngineSetupError                start-up, in the engine: this engine cannot be instrumented
     ├── EngineExitedError               the engine's process ended on its own
     ├── FrameError                      a score frame that cannot be decoded
-    ├── PlanError                       a gate plan with a bad signature, expired, or for another bundle
+    ├── PlanError                       a gate plan that is forged, expired, for another bundle, or with unknown names
     └── RequestError                    answered to the caller
         ├── InvalidRequestError         400  INVALID_ARGUMENT     unknown policy, probe, direction, field
         ├── LoosensPolicyError          403  PERMISSION_DENIED    guard fields that would weaken the policy
         ├── TooLargeError               413  RESOURCE_EXHAUSTED   body over the limit
         ├── BlockedError                400  (a verdict, not an error, on gRPC)  tripped before the first token
+        ├── DirectionsError             503  UNAVAILABLE          a loaded direction that the policy needs is unusable
         ├── UnscoredError               503  UNAVAILABLE          could not be scored and the policy says block
         ├── EngineRefusedError          its own  (by its status)   the engine refused the request; passed on unchanged
         └── UpstreamError               502  UNAVAILABLE          the engine failed, or is down
@@ -28,6 +29,7 @@ from probes.errors import PlumblineError
 __all__ = [
     "BlockedError",
     "ConfigError",
+    "DirectionsError",
     "EngineExitedError",
     "EngineRefusedError",
     "EngineSetupError",
@@ -60,7 +62,7 @@ class FrameError(PlumblineError):
 
 
 class PlanError(PlumblineError):
-    """A gate plan with a bad signature, expired, or for another bundle."""
+    """A gate plan with a bad signature, expired, for another bundle, or naming a direction that is not there."""
 
 
 class RequestError(PlumblineError):
@@ -115,6 +117,14 @@ class BlockedError(RequestError):
     def __init__(self, message: str, verdict: Verdict) -> None:
         super().__init__(message)
         self.verdict = verdict
+
+
+class DirectionsError(RequestError):
+    """A loaded direction with which the policy itself steers is gone, altered, or no longer fits the policy."""
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    code = "directions_unusable"
 
 
 class UnscoredError(RequestError):

@@ -12,7 +12,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.errors import FrameError
+from monitor.errors import ConfigError, FrameError
+
+
+def rank_endpoint(endpoint: str, rank: int) -> str:
+    """Where a rank publishes: rank 0 at ``endpoint``, the others at ``<path>.<rank>`` (ipc) or ``port + rank`` (tcp).
+
+    Raises:
+        ConfigError: the endpoint is of a kind that has no place for further ranks.
+    """
+    if rank == 0:
+        return endpoint
+    if endpoint.startswith("ipc://"):
+        return f"{endpoint}.{rank}"
+    host, _, port = endpoint.rpartition(":")
+    if endpoint.startswith("tcp://") and port.isdecimal():
+        return f"{host}:{int(port) + rank}"
+    raise ConfigError(f"frames: {endpoint!r} serves one rank; several need ipc://PATH or tcp://HOST:PORT")
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

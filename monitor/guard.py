@@ -8,6 +8,7 @@
 
 Errors, from all three calls (:mod:`monitor.errors`):
     InvalidRequestError, LoosensPolicyError: options or body are not acceptable.
+    DirectionsError: the policy steers with a loaded direction that cannot be used.
     BlockedError: the prompt tripped a rule that stops; ``.verdict`` (not from :meth:`Guard.check`).
     UnscoredError: could not be scored and the policy says block; ``.verdict`` (not from :meth:`Guard.check`).
     EngineRefusedError: vLLM's own 4xx; ``.status``, ``.body``.
@@ -31,6 +32,7 @@ from monitor.errors import InvalidRequestError, RequestError
 from monitor.job import Job
 from monitor.policy.compile import check_raw_prompt, compile_plan
 from monitor.policy.options import GuardOptions
+from monitor.policy.steering import Names
 from monitor.policy.store import PolicyStore
 from monitor.record.recorder import Recorder
 from monitor.release import StreamRelease
@@ -38,7 +40,6 @@ from monitor.session import Receiver, SessionTable
 from monitor.types import UnscoredReason, Verdict
 from monitor.upstream import Upstream
 from monitor.whole import finish_whole
-from probes.types import Manifest
 
 __all__ = ["CHAT_PATH", "COMPLETIONS_PATH", "Chunk", "Completion", "Finished", "Guard", "GuardOptions"]
 
@@ -65,7 +66,7 @@ class Guard:
         receiver: Receiver,
         upstream: Upstream,
         recorder: Recorder,
-        manifest: Manifest,
+        names: Names,
         digest: str,
         key: bytes,
         settings: GuardSettings,
@@ -75,7 +76,7 @@ class Guard:
         self._receiver = receiver
         self._upstream = upstream
         self._recorder = recorder
-        self._manifest = manifest
+        self._names = names
         self._digest = digest
         self._key = key
         self._settings = settings
@@ -84,7 +85,7 @@ class Guard:
     async def complete(self, path: str, body: Mapping[str, Any], options: GuardOptions) -> Completion:
         """Answer one request as a whole; ``body["stream"]`` must be absent or false."""
         with self._job(path, body, options, stream=False) as job:
-            needs_ids = job.plan.n > 1 or (job.plan.hold and bool(job.session.stop_rules))
+            needs_ids = job.plan.n > 1 or (job.plan.hold and bool(job.session.ending_rules))
             sent = engine_body(body, job.wishes, job.plan, self._key, need_token_ids=needs_ids)
             answer = await self._upstream.post(path, sent)
             return await finish_whole(job, answer, self._upstream)
@@ -155,6 +156,7 @@ class Guard:
         Raises:
             InvalidRequestError: options or body make no sense.
             LoosensPolicyError: options would weaken the policy.
+            DirectionsError: a loaded direction that the policy needs is unusable.
         """
         if path not in (CHAT_PATH, COMPLETIONS_PATH):
             raise InvalidRequestError(f"path: got {path!r}, wanted {CHAT_PATH} or {COMPLETIONS_PATH}")
@@ -164,11 +166,11 @@ class Guard:
         snapshot = self._store.snapshot
         policy = snapshot.select(options.policy)
         if path == COMPLETIONS_PATH:
-            check_raw_prompt(policy, self._manifest)
+            check_raw_prompt(policy, self._names.manifest)
         plan = compile_plan(
             policy,
             options,
-            manifest=self._manifest,
+            names=self._names,
             digest=self._digest,
             revision=snapshot.revision,
             request_id=f"pl-{secrets.token_hex(12)}",
@@ -180,7 +182,8 @@ class Guard:
             path=path,
             wishes=wishes,
             session=self._sessions.open(plan, keep_scores=options.token_scores),
-            manifest=self._manifest,
+            manifest=self._names.manifest,
+            replacements=policy.replacements,
             blocks=policy.blocks_unscored and plan.enforce,
             alive=lambda: self._receiver.taps_alive,
             columns=lambda: self._sessions.columns,

@@ -7,7 +7,7 @@ the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from monitor.body import Wishes
 from monitor.errors import BlockedError, UnscoredError, UpstreamError
 from monitor.policy.plan import GatePlan
 from monitor.session import Ending, Overdue, Session, build_verdict, unjudged, wait_scored
-from monitor.types import TokenScore, UnscoredReason, Verdict
+from monitor.types import Action, TokenScore, UnscoredReason, Verdict
 from probes.scope import OPEN_END
 from probes.types import Manifest
 
@@ -27,6 +27,7 @@ class Job:
     Attributes:
         path: of the engine's API. wishes: of the caller. session: what the frames say.
         blocks: whether what could not be scored is withheld (policy says block, and enforces).
+        replacements: by rule: the text that takes the response's place once the rule has ended it.
         alive: whether the taps are. columns: order of the token scores. frame_timeout: seconds.
         untouched: the engine refused it before it began: there is nothing to give a verdict on.
         endings, verdicts, released: by choice; ``released`` counts response tokens.
@@ -36,6 +37,7 @@ class Job:
     wishes: Wishes
     session: Session
     manifest: Manifest
+    replacements: Mapping[str, str]
     blocks: bool
     alive: Callable[[], bool]
     columns: Callable[[], tuple[str, ...]]
@@ -107,7 +109,7 @@ class Job:
             self.note(choice, reason, missing)
 
     async def prompt_scored(self, overdue: Overdue) -> None:
-        """Wait for the verdict on the prompt.
+        """Wait for the verdict on the prompt; returns where its response may begin, or is to be replaced.
 
         Raises:
             BlockedError: a rule that stops tripped on it.
@@ -119,7 +121,9 @@ class Job:
         for choice, ending in enumerate(self.endings):
             stopped = ending.stopped is not None and ending.n_completion == 0
             if stopped or self.tripped_before(choice, self.n_prompt(choice)):
-                raise self.blocked(choice)
+                if self.verdict(choice).action is Action.STOP:
+                    raise self.blocked(choice)
+                return
         first = max(choices, key=lambda choice: self.session.choices[choice].seen)
         if reason is not None:
             for choice in choices:
@@ -129,12 +133,12 @@ class Job:
             raise self.unscored(first, n_prompt)
 
     def tripped_before(self, choice: int, position: int) -> bool:
-        """Whether a rule that stops tripped at a position below ``position``."""
+        """Whether a rule that ends the request tripped at a position below ``position``."""
         trip = self.session.trip(choice)
         return trip is not None and trip < position
 
     def withheld(self, choice: int, count: int, *, finished: bool) -> bool:
-        """Whether text up to response token ``count`` may not go out because a rule that stops tripped in it.
+        """Whether text up to response token ``count`` may not go out because a rule ended it there.
 
         ``live`` release lets the token that tripped pass. A finish chunk may bring text that was held back.
         """
@@ -143,10 +147,18 @@ class Job:
         return stopped or self.tripped_before(choice, end)
 
     def tripped_rule(self, choice: int) -> str:
-        """The rule that stops and tripped first."""
+        """The rule that tripped first, of those that end the request."""
         states = self.session.choices[choice].detectors
-        trips = [d for d in states if d.rule in self.session.stop_rules and d.trip_position is not None]
+        trips = [d for d in states if d.rule in self.session.ending_rules and d.trip_position is not None]
         return min(trips, key=lambda d: d.trip_position or 0).rule
+
+    def replacement(self, choice: int) -> str | None:
+        """The text for a choice that a rule has ended: of the rule that replaces and tripped first, if none stops."""
+        verdict = self.verdict(choice)
+        if verdict.action is not Action.REPLACE:
+            return None
+        tripped = [d for d in verdict.detections if d.tripped and d.action is Action.REPLACE]
+        return self.replacements[min(tripped, key=lambda d: (d.position is None, d.position)).rule]
 
     def note_late(self, choice: int, answer: dict[str, Any]) -> None:
         """Note the last token that ``live`` release let pass, if it carries text and has no score."""

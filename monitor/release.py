@@ -2,7 +2,8 @@
 
 ``hold`` releases a chunk once every token in it is scored; ``live`` once every token but its newest is, which
 the engine's own order of work makes immediate. Neither releases anything at or after an enforced trip, except
-that ``live`` may have released the tripping token itself.
+that ``live`` may have released the tripping token itself. Where the rule says ``replace``, its text follows what
+was released.
 
 A reader task takes events off the engine's connection while the releaser waits for their scores: that later
 events have arrived is how an overdue score is told from a slow engine.
@@ -17,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from monitor.answers import CHAT_PATH, Chunk
-from monitor.ending import CUT_REASON, cut_chunk, needed_positions, stopping_rule
+from monitor.ending import CUT_REASON, cut_chunk, needed_positions, replaced_chunks, stopping_rule
 from monitor.errors import EngineRefusedError, UpstreamError
 from monitor.job import Job
 from monitor.policy.plan import STOP_PREFIX
@@ -58,17 +59,30 @@ class StreamRelease:
                     raise event
                 for payload in self._by_choice(event):
                     await self._judge_prompt()
-                    chunk = await self._release(payload)
-                    if chunk.verdict is None or self._job.wishes.usage:
-                        yield chunk
-                    else:
-                        self._finished.append(chunk)
+                    for chunk in self._parts(await self._release(payload)):
+                        if chunk.verdict is None or self._job.wishes.usage:
+                            yield chunk
+                        else:
+                            self._finished.append(chunk)
             await self._judge_prompt()
             await self._drain()
         for index in sorted(self._open):
-            self._finished.append(self._silent_end(index))
+            *parts, last = self._parts(self._silent_end(index))
+            for chunk in parts:
+                yield chunk
+            self._finished.append(last)
         for chunk in self._ending():
             yield chunk
+
+    def _parts(self, chunk: Chunk) -> Iterator[Chunk]:
+        """The chunk, or more than one where it ends a choice whose rest a rule replaces."""
+        cut = chunk.verdict is not None and chunk.payload["choices"][0]["finish_reason"] == CUT_REASON
+        text = self._job.replacement(chunk.choice) if cut else None
+        payloads = (chunk.payload,) if text is None else tuple(replaced_chunks(chunk.payload, text))
+        last = len(payloads) - 1
+        for part, payload in enumerate(payloads):
+            scores = () if part else chunk.token_scores
+            yield replace(chunk, payload=payload, token_scores=scores, verdict=chunk.verdict if part == last else None)
 
     async def _drain(self) -> None:
         """Take the engine's own usage after a trip: it ends what it stops at once."""

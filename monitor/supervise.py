@@ -25,13 +25,21 @@ from rich.markup import escape
 
 from monitor.app import Monitor, open_monitor, serve_monitor, stop_signals
 from monitor.config import MonitorSettings
-from monitor.engine_process import EngineProcess, engine_command, engine_environment, free_port, running_engine
+from monitor.engine_process import (
+    EngineProcess,
+    data_parallel_ranks,
+    engine_command,
+    engine_environment,
+    free_port,
+    running_engine,
+)
 from monitor.errors import ConfigError, EngineExitedError
 from monitor.policy.compile import compile_plan
 from monitor.policy.options import GuardOptions
 from monitor.policy.plan import parse_key, sign_plan
+from monitor.policy.steering import Names
 from monitor.policy.store import Snapshot, load_snapshot
-from probes.bundle import Bundle, check_model, read_bundle
+from probes.bundle import check_model, read_bundle
 from probes.fingerprint import resolve_model
 
 _MAX_PARENT = 60  # bytes of the folder's parent; the path of a Unix socket ends at 107
@@ -51,6 +59,7 @@ class EngineOptions:
         arguments: for ``vllm serve``; each is split like a shell does.
         names: of the model in the API; the bundle's if empty.
         log: file for its log lines.
+        allow_untested: start it although it is outside of what the parity tests cover.
     """
 
     model: str
@@ -58,6 +67,7 @@ class EngineOptions:
     arguments: tuple[str, ...]
     names: tuple[str, ...]
     log: Path | None
+    allow_untested: bool = False
 
 
 async def supervise(
@@ -72,17 +82,23 @@ async def supervise(
     bundle = read_bundle(bundle_path)
     model = resolve_model(options.model)
     check_model(bundle, model)
-    snapshot = load_snapshot(policy, bundle.manifest)
-    names = options.names or (bundle.manifest.model.name,)
+    names = Names.of(bundle.manifest, settings.directions)
+    snapshot = load_snapshot(policy, names)
+    served = options.names or (bundle.manifest.model.name,)
     port = options.port or free_port()
     key = secrets.token_hex(32)
     with _private_folder() as folder, _log_sink(options.log, show=verbose or not console.is_terminal) as on_line:
         frames = f"ipc://{folder}/frames.sock"
-        command = engine_command(
-            str(model), port, names, [part for text in options.arguments for part in shlex.split(text)]
-        )
+        arguments = [part for text in options.arguments for part in shlex.split(text)]
+        command = engine_command(str(model), port, served, arguments)
         environment = engine_environment(os.environ, str(bundle.path.resolve()), frames, key)
-        environment["PLUMBLINE_DEFAULT_PLAN"] = default_plan(snapshot, bundle, bytes.fromhex(key))
+        environment["PLUMBLINE_DEFAULT_PLAN"] = default_plan(snapshot, names, bundle.digest, bytes.fromhex(key))
+        if settings.directions is not None:
+            environment["PLUMBLINE_DIRECTIONS"] = str(settings.directions.resolve())
+        if options.allow_untested:
+            environment["PLUMBLINE_ALLOW_UNTESTED"] = "1"
+        if (ranks := data_parallel_ranks(arguments)) is not None:
+            environment["PLUMBLINE_RANKS"] = str(ranks)
         url = f"http://127.0.0.1:{port}"
         settings = settings.model_copy(update={"engine_url": url, "frames": frames, "plan_key": SecretStr(key)})
         with stop_signals() as stop:
@@ -91,20 +107,20 @@ async def supervise(
                 try:
                     async with open_monitor(settings, bundle.manifest, bundle.digest, policy) as monitor:
                         if await _wait_ready(monitor, engine, watch, stop, console):
-                            await serve_monitor(monitor, stop, watch, on_serving=_usage(console, names[0]))
+                            await serve_monitor(monitor, stop, watch, on_serving=_usage(console, served[0]))
                 finally:
                     watch.cancel()
                     await asyncio.gather(watch, return_exceptions=True)
                     console.print("stopping the engine")
 
 
-def default_plan(snapshot: Snapshot, bundle: Bundle, key: bytes) -> str:
+def default_plan(snapshot: Snapshot, names: Names, digest: str, key: bytes) -> str:
     """What the engine does with a request that comes without the gateway: the default policy, as it was at start."""
     plan = compile_plan(
         snapshot.select(None),
         GuardOptions(),
-        manifest=bundle.manifest,
-        digest=bundle.digest,
+        names=names,
+        digest=digest,
         revision=snapshot.revision,
         request_id="without-gateway",
         n=1,

@@ -16,6 +16,11 @@ class Action(StrEnum):
     REPLACE = "replace"
     STOP = "stop"
 
+    @property
+    def ends(self) -> bool:
+        """Whether the engine ends the request when a rule with this action trips."""
+        return self in (Action.REPLACE, Action.STOP)
+
 
 class Mode(StrEnum):
     """``enforce`` acts; ``observe`` records what it would have done."""
@@ -95,7 +100,8 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One change of the residual stream by a named direction.
 
     Attributes:
-        direction: name in the bundle, or ``file:name`` of one that was loaded into the running engine.
+        direction: name in the bundle, or ``folder:name`` of one that was loaded into the running engine (in a plan
+            ``folder:name@digest``; see :mod:`monitor.policy.directions`).
         operator: ``add``, ``clamp``, ``ablate`` or ``ablate_output``.
         strength: multiplier; for ``add`` 1.0 is the difference of means, for the others 1.0 is the whole change.
         scope: at which positions; a rule that steers when it trips reaches the response only.

@@ -1,4 +1,4 @@
-"""A whole (not streamed) answer: wait for its scores, then pass it on, cut it, or refuse it.
+"""A whole (not streamed) answer: wait for its scores, then pass it on, cut it (and replace the rest), or refuse it.
 
 A cut under ``hold`` keeps the text of the tokens before the trip, which vLLM's own tokenizer gives; where
 that is not exactly a beginning of the answer, or the answer is more than text, nothing is kept.
@@ -10,7 +10,7 @@ from typing import Any
 
 from monitor.answers import Completion
 from monitor.body import without_token_ids
-from monitor.ending import CUT_REASON, cut_choice, kept_prefix, needed_positions, plain_text, stopping_rule
+from monitor.ending import CUT_REASON, cut_choice, kept_prefix, needed_positions, plain_text, stopping_rule, with_text
 from monitor.errors import RequestError, UpstreamError
 from monitor.job import Job
 from monitor.session import Overdue
@@ -68,8 +68,9 @@ async def _finish_choice(
         choice = cut_choice(choice, await _kept_text(job, choice, keep, answer, upstream))
     elif ending.stopped:
         choice = {**choice, "finish_reason": CUT_REASON}
+    text = job.replacement(index) if choice["finish_reason"] == CUT_REASON else None
     job.verdict(index)
-    return choice
+    return choice if text is None else with_text(choice, text)
 
 
 async def _kept_text(job: Job, choice: dict[str, Any], keep: int, answer: dict[str, Any], upstream: Upstream) -> str:

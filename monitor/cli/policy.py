@@ -21,22 +21,26 @@ policy_app = typer.Typer(no_args_is_help=True, help="Check a policy file, or say
 
 File = Annotated[Path, typer.Argument(help="Policy file (YAML).")]
 BundlePath = Annotated[Path, typer.Option("--bundle", help="Bundle that the policy is meant for.")]
+DirectionsPath = Annotated[
+    Path | None,
+    typer.Option("--directions", envvar="PLUMBLINE_DIRECTIONS", help="Folder of bundles with directions to load."),
+]
 
 
 @policy_app.command()
-def validate(file: File, bundle: BundlePath) -> None:
+def validate(file: File, bundle: BundlePath, directions: DirectionsPath = None) -> None:
     """Check FILE against a bundle; exit status 2 if it cannot be used."""
-    snapshot, _ = _load(file, bundle)
+    snapshot, _ = _load(file, bundle, directions)
     names = ", ".join(snapshot.policies)
     typer.echo(f"{file}: good: revision {snapshot.revision}, default {snapshot.default}, policies {names}")
 
 
 @policy_app.command()
-def explain(file: File, bundle: BundlePath) -> None:
+def explain(file: File, bundle: BundlePath, directions: DirectionsPath = None) -> None:
     """Say what each policy in FILE reads, what it does, and what callers may ask for."""
     from rich.console import Console
 
-    snapshot, manifest = _load(file, bundle)
+    snapshot, manifest = _load(file, bundle, directions)
     console = Console()
     for policy in snapshot.policies.values():
         default = "  (default)" if policy.name == snapshot.default else ""
@@ -47,14 +51,15 @@ def explain(file: File, bundle: BundlePath) -> None:
             console.print(_rules(policy, manifest))
 
 
-def _load(file: Path, bundle: Path) -> tuple[Snapshot, Manifest]:
+def _load(file: Path, bundle: Path, directions: Path | None) -> tuple[Snapshot, Manifest]:
     from monitor.errors import PlumblineError
+    from monitor.policy.steering import Names
     from monitor.policy.store import load_snapshot
     from probes.bundle import read_bundle
 
     try:
         manifest = read_bundle(bundle).manifest
-        return load_snapshot(file, manifest), manifest
+        return load_snapshot(file, Names.of(manifest, directions)), manifest
     except PlumblineError as error:
         typer.echo(f"plumbline policy: {error}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
@@ -92,6 +97,7 @@ def _rules(policy: Policy, manifest: Manifest) -> Table:
         probe = manifest.probe(rule.probe)
         assert probe is not None  # the policy was checked against this manifest
         then = rule.action if not detector.steering else f"steer: {_steerings(detector.steering)}"
+        then = then if rule.text is None else f"replace by: {rule.text}"
         reads = f"{probe.name} (layer {probe.layer}, {probe.fold.kind})"
         table.add_row(rule.name, reads, probe.scope, _cut(rule, detector.threshold, manifest), then)
     return table
@@ -106,4 +112,20 @@ def _cut(rule: RuleModel, threshold: float, manifest: Manifest) -> str:
 
 
 def _steerings(steering: tuple[Steering, ...]) -> str:
-    return ", ".join(f"{s.operator} {s.direction} x {s.strength:g} ({s.scope})" for s in steering)
+    return ", ".join(_steering(one) for one in steering)
+
+
+def _steering(steering: Steering) -> str:
+    """One steering in words; what is left at its default is not said."""
+    said = [f"{steering.operator} {steering.direction} x {steering.strength:g} ({steering.scope})"]
+    if steering.low is not None:
+        said.append(f"from {steering.low:g}")
+    if steering.high is not None:
+        said.append(f"to {steering.high:g}")
+    if steering.start:
+        said.append(f"from token {steering.start} on")
+    if steering.half_life is not None:
+        said.append(f"halved every {steering.half_life:g} tokens")
+    if (when := steering.when) is not None:
+        said.append(f"where {when.probe} reaches {when.threshold:g} (sharpness {when.sharpness:g})")
+    return " ".join(said)

@@ -21,6 +21,10 @@ PolicyPath = Annotated[Path, typer.Option("--policy", envvar="PLUMBLINE_POLICY",
 Host = Annotated[str, typer.Option(help="Address to serve on.")]
 HttpPort = Annotated[int, typer.Option("--port", help="Port of the OpenAI-compatible API; 0 picks a free one.")]
 GrpcPort = Annotated[int, typer.Option(help="Port of gRPC; 0 picks a free one.")]
+DirectionsPath = Annotated[
+    Path | None,
+    typer.Option("--directions", envvar="PLUMBLINE_DIRECTIONS", help="Folder of bundles with directions to load."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all log lines.")]
 
 
@@ -40,6 +44,15 @@ def serve(
     served_model_name: Annotated[
         list[str] | None, typer.Option(help="Name of the model in the API; repeatable. Default: the bundle's.")
     ] = None,
+    directions: DirectionsPath = None,
+    allow_untested: Annotated[
+        bool,
+        typer.Option(
+            "--allow-untested",
+            envvar="PLUMBLINE_ALLOW_UNTESTED",
+            help="Start an engine that no parity test covers; what it scores may be wrong.",
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Start vLLM with taps, and the monitor in front of it, in one command."""
@@ -51,14 +64,10 @@ def serve(
         arguments=tuple(engine_arg or ()),
         names=tuple(served_model_name or ()),
         log=engine_log,
+        allow_untested=allow_untested,
     )
-    _run(
-        lambda: supervise(
-            options, bundle, policy, _settings(host=host, port=port, grpc_port=grpc_port), verbose=verbose
-        ),
-        "serve",
-        verbose=verbose,
-    )
+    settings = {"host": host, "port": port, "grpc_port": grpc_port, "directions": directions}
+    _run(lambda: supervise(options, bundle, policy, _settings(**settings), verbose=verbose), "serve", verbose=verbose)
 
 
 def monitor(
@@ -70,12 +79,14 @@ def monitor(
     host: Host = "127.0.0.1",
     port: HttpPort = 8000,
     grpc_port: GrpcPort = 50051,
+    directions: DirectionsPath = None,
     verbose: Verbose = False,
 ) -> None:
     """Run only the monitor, beside an engine that runs elsewhere; the key comes from PLUMBLINE_PLAN_KEY."""
     from monitor.supervise import beside
 
-    settings = {"host": host, "port": port, "grpc_port": grpc_port, "engine_url": engine, "frames": frames}
+    settings = {"host": host, "port": port, "grpc_port": grpc_port, "directions": directions}
+    settings |= {"engine_url": engine, "frames": frames}
     _run(lambda: beside(bundle, policy, _settings(**settings)), "monitor", verbose=verbose)
 
 

@@ -10,17 +10,18 @@ from typing import Any
 import vllm
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 
-from monitor.engine.kv_groups import followed_kv_group
 from monitor.engine.follow import Followers
 from monitor.engine.gate import Gate
 from monitor.engine.instrument import Instrumentation
+from monitor.engine.kv_groups import followed_kv_group
 from monitor.engine.ledger import Ledger
 from monitor.engine.lines import Lines
 from monitor.engine.loaded import LoadedDirections
-from monitor.engine.publish import FramePublisher, rank_endpoint
+from monitor.engine.publish import FramePublisher
 from monitor.engine.score_cache import ScoreCache
 from monitor.engine.settings import EngineSettings
 from monitor.engine.step import StepHooks
+from monitor.frames import rank_endpoint
 from probes.bundle import Bundle
 
 

@@ -61,16 +61,3 @@ def _architecture(config: Any) -> list[str]:
     if found in VERIFIED_ARCHITECTURES:
         return []
     return [f"architecture {found} is not verified; verified are: {', '.join(VERIFIED_ARCHITECTURES)}"]
-
-
-def check_kv_groups(n_groups: int) -> None:
-    """The score cache follows one KV cache group.
-
-    Raises:
-        EngineSetupError: the model has several (sliding windows, hybrids).
-    """
-    if n_groups != 1:
-        raise EngineSetupError(
-            f"Plumbline cannot instrument this engine:\n  - the model has {n_groups} KV cache groups; the score "
-            "cache supports models with full attention only"
-        )

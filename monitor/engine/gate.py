@@ -125,7 +125,7 @@ class Gate:
             folded = self._folds.advance_chunk(slot, values, queries)
             self.folded[slot] = folded[-1]
             trips: Bools = (folded >= self._lowest[slot]) & (at >= decides[:, 0]) & (at < decides[:, 1])
-            if tripped := bool(trips.any()):
+            if tripped := bool(np.any(trips)):
                 self._trip(request, folded, trips, first, begin)
         missing = np.isnan(scores).any(1)
         request.cache_misses += int(missing[:n_kept].sum())

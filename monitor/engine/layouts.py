@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from monitor.errors import EngineSetupError
@@ -28,16 +27,15 @@ from monitor.errors import EngineSetupError
 
 @dataclass(frozen=True)
 class _Kind:
-    """A known decoder layer: the names of exactly its children, those that write, and attributes it must have."""
+    """A known decoder layer: the names of exactly its children, and of those that write."""
 
     children: frozenset[str]
     writes: tuple[str, str]
-    attributes: tuple[tuple[str, object], ...] = ()
 
 
-def _kind(writes: str, others: str, **attributes: object) -> _Kind:
+def _kind(writes: str, others: str) -> _Kind:
     first, second = writes.split()
-    return _Kind(frozenset(f"{writes} {others}".split()), (first, second), tuple(attributes.items()))
+    return _Kind(frozenset(f"{writes} {others}".split()), (first, second))
 
 
 _NORMS = "input_layernorm post_attention_layernorm"
@@ -48,15 +46,17 @@ _KINDS = (
     _kind("attention mlp", f"{_NORMS} post_attention_dropout post_mlp_dropout"),  # GPT-NeoX
     _kind("self_attention mlp", "input_layernorm"),  # Falcon 7B
     _kind("self_attention mlp", "ln_attn ln_mlp"),  # Falcon 40B
-    _kind("self_attention mlp", _NORMS),  # Falcon RW
+    _kind("self_attention mlp", _NORMS),  # Falcon RW, BLOOM
     _kind("attn mlp", "ln_1 ln_2"),  # GPT-2
-    _kind("self_attn fc2", "fc1 activation_fn self_attn_layer_norm final_layer_norm", do_layer_norm_before=True),  # OPT
+    _kind("self_attn fc2", "fc1 activation_fn self_attn_layer_norm final_layer_norm"),  # OPT
     _kind(
         "post_attention_layernorm post_feedforward_layernorm",
         "input_layernorm pre_feedforward_layernorm self_attn mlp",
     ),  # Gemma 2 and 3
     _kind("post_attention_layernorm post_feedforward_layernorm", "self_attn mlp"),  # OLMo 2
 )
+# Where a layer has one of these, any other value makes it add to a normalised stream, or normalise what it returns.
+_SETTINGS = {"do_layer_norm_before": True, "apply_residual_connection_post_layernorm": False}
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ def _block(index: int, layer: nn.Module) -> Block:
             f"layer {index} ({_name(layer)}) is of no known kind: it has the children {', '.join(sorted(children))} "
             f"and takes {', '.join(parameters)}; which of them write to the residual stream is not known"
         )
-    for name, wanted in kind.attributes:
-        if (found := getattr(layer, name, None)) != wanted:
+    for name, wanted in _SETTINGS.items():
+        if (found := getattr(layer, name, wanted)) != wanted:
             raise EngineSetupError(
-                f"layer {index} ({_name(layer)}) has {name} = {found}, wanted {wanted}: otherwise its output is "
-                "normalised, and the model has no residual stream that probes could read"
+                f"layer {index} ({_name(layer)}) has {name} = {found}, wanted {wanted}: it normalises the stream, "
+                "so there is no sum of writes that probes could read"
             )
     first, second = (children[name] for name in kind.writes)
     place = parameters.index("hidden_states")

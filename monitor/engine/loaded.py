@@ -61,8 +61,8 @@ class LoadedDirections:
         direction, vector = read_loaded(self._folder, name)
         if vector.shape != (self._d_model,) or direction.layer >= self._table.n_layers:
             raise PlanError(
-                f"direction {name} has width {vector.shape[0]} and acts at layer {direction.layer}; this model has width "
-                f"{self._d_model} and {self._table.n_layers} layers"
+                f"direction {name} has width {vector.shape[0]} and acts at layer {direction.layer}; "
+                f"this model has width {self._d_model} and {self._table.n_layers} layers"
             )
         line = self._free.pop() if self._free else self._evict(name)
         self._table.place(line, name, direction, vector)

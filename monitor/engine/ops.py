@@ -28,7 +28,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from vllm.utils.torch_utils import direct_register_custom_op
 
 from probes.linear import score_tokens
 
@@ -147,6 +146,8 @@ def register_ops() -> None:
     """Define ``torch.ops.vllm.plumbline_{tap,output,write}``; a second call does nothing."""
     if hasattr(torch.ops.vllm, "plumbline_tap"):
         return
+    from vllm.utils.torch_utils import direct_register_custom_op  # noqa: PLC0415  # the formulas are tested without vLLM
+
     direct_register_custom_op("plumbline_tap", _tap, mutates_args=["scores"], fake_impl=_tap_fake)
     direct_register_custom_op("plumbline_output", _output, mutates_args=["stream"], fake_impl=_output_fake)
     direct_register_custom_op("plumbline_write", _write, mutates_args=["write"], fake_impl=_write_fake)

@@ -27,16 +27,6 @@ _STOP = None
 log = logging.getLogger(__name__)
 
 
-def rank_endpoint(endpoint: str, rank: int) -> str:
-    """Where the data-parallel rank binds: the endpoint itself (0), ``path.rank``, or the port plus rank."""
-    if rank == 0:
-        return endpoint
-    if endpoint.startswith("tcp://"):
-        host, _, port = endpoint.rpartition(":")
-        return f"{host}:{int(port) + rank}"
-    return f"{endpoint}.{rank}"
-
-
 class FramePublisher:
     """Binds ``endpoint`` and publishes frames and a heartbeat until :meth:`close`."""
 

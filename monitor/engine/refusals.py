@@ -134,10 +134,6 @@ REFUSALS: tuple[Refusal, ...] = (
         "drop --cpu-offload-gb and --offload-group-size", _offloads_weights,
     ),
     Refusal(
-        "weights that change while the engine runs", "the bundle was checked against the files",
-        "drop --weight-transfer-config", lambda c: c.weight_transfer_config is not None,
-    ),
-    Refusal(
         "dummy weights", "the bundle was checked against the files", "drop --load-format dummy",
         lambda c: c.load_config.load_format == "dummy",
     ),

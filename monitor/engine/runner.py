@@ -43,7 +43,7 @@ def _patch_execute(runner_cls: Any) -> None:
     @functools.wraps(original)
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         hooks: StepHooks | None = getattr(self, "plumbline", None)
-        dummy = kwargs.get("dummy_run") or len(args) >= _DUMMY_RUN and args[_DUMMY_RUN - 1]
+        dummy = kwargs.get("dummy_run") or (len(args) >= _DUMMY_RUN and args[_DUMMY_RUN - 1])
         if hooks is None or dummy:
             return original(self, scheduler_output, *args, **kwargs)
         received = args[0] if args else kwargs.get("intermediate_tensors")

@@ -59,6 +59,12 @@ class EngineSettings:
             plan_key=parse_key(env["PLUMBLINE_PLAN_KEY"]),
             default_plan=env.get("PLUMBLINE_DEFAULT_PLAN") or None,
             directions=Path(directions) if directions else None,
-            ranks=int(env.get("PLUMBLINE_RANKS") or 1),
+            ranks=_ranks(env.get("PLUMBLINE_RANKS") or "1"),
             allow_untested=env.get("PLUMBLINE_ALLOW_UNTESTED") == "1",
         )
+
+
+def _ranks(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"PLUMBLINE_RANKS: got {text!r}, wanted the number of data-parallel ranks, at least 1")
+    return int(text)

@@ -7,14 +7,17 @@ flag, an enforcement, or a steering that the policy allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from monitor.errors import ConfigError, InvalidRequestError, LoosensPolicyError, PlumblineError
+import msgspec
+
+from monitor.errors import ConfigError, DirectionsError, InvalidRequestError, LoosensPolicyError
 from monitor.policy.model import MaySteerModel, PolicyModel, RuleModel
 from monitor.policy.options import GuardOptions
 from monitor.policy.plan import DetectorPlan, GatePlan
-from monitor.types import Action, FailMode, Mode, Operator, Release, Steering
+from monitor.policy.steering import Names
+from monitor.types import Action, FailMode, Mode, Release, Steering
 from probes.types import Manifest, Probe, Scope
 
 CALLER_RULE = "caller:"
@@ -26,12 +29,15 @@ class Policy:
     """A policy checked against a bundle, with every threshold resolved.
 
     Attributes:
-        model: as written. detectors, steering: as the engine wants them.
+        model: as written.
+        detectors, steering: as the engine wants them, except that loaded directions have no digest yet.
+        replacements: by rule with ``action: replace``: the text that takes the response's place.
     """
 
     model: PolicyModel
     detectors: tuple[DetectorPlan, ...]
     steering: tuple[Steering, ...]
+    replacements: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -44,8 +50,8 @@ class Policy:
         return self.model.on_unscored is FailMode.BLOCK
 
 
-def resolve_policy(model: PolicyModel, manifest: Manifest, where: str) -> Policy:
-    """Check a policy against a bundle.
+def resolve_policy(model: PolicyModel, names: Names, where: str) -> Policy:
+    """Check a policy against a bundle and the directions that are loaded.
 
     Raises:
         ConfigError: naming file, path, what came and what the bundle has.
@@ -53,23 +59,24 @@ def resolve_policy(model: PolicyModel, manifest: Manifest, where: str) -> Policy
     detectors = []
     for index, rule in enumerate(model.rules):
         at = f"{where}.rules[{index}]"
-        probe = _known_probe(rule.probe, manifest, f"{at}.probe", ConfigError)
+        probe = names.probe(rule.probe, f"{at}.probe", ConfigError)
         steering = tuple(steer.steering() for steer in rule.steering)
-        _check_steering(steering, manifest, f"{at}.steering", ConfigError)
+        names.check(steering, f"{at}.steering", ConfigError)
         threshold = _threshold(rule, probe, at)
         detectors.append(DetectorPlan(rule.name, probe.name, threshold, Action(rule.action), steering))
     always = tuple(steer.steering() for steer in model.steering)
-    _check_steering(always, manifest, f"{where}.steering", ConfigError)
+    names.check(always, f"{where}.steering", ConfigError)
     for index, allowed in enumerate(model.callers.may_steer):
-        _known_direction(allowed.direction, manifest, f"{where}.callers.may_steer[{index}].direction", ConfigError)
-    return Policy(model, tuple(detectors), always)
+        names.direction(allowed.direction, f"{where}.callers.may_steer[{index}].direction", ConfigError)
+    replacements = {rule.name: rule.text for rule in model.rules if rule.text is not None}
+    return Policy(model, tuple(detectors), always, replacements)
 
 
 def compile_plan(
     policy: Policy,
     options: GuardOptions,
     *,
-    manifest: Manifest,
+    names: Names,
     digest: str,
     revision: str,
     request_id: str,
@@ -80,9 +87,9 @@ def compile_plan(
     """The gate plan of one request.
 
     Args:
-        policy: resolved against ``manifest``.
+        policy: resolved against ``names``.
         options: of the caller.
-        manifest: the bundle's.
+        names: that may be used.
         digest: the bundle's identity.
         revision: of the policy file.
         request_id: ours.
@@ -93,6 +100,7 @@ def compile_plan(
     Raises:
         InvalidRequestError: an unknown probe or direction, or a strength that makes no sense.
         LoosensPolicyError: options that the policy does not allow.
+        DirectionsError: a loaded direction with which the policy itself steers cannot be used any more.
     """
     if options.mode is Mode.OBSERVE and policy.model.mode is Mode.ENFORCE:
         raise LoosensPolicyError(f"guard.mode: policy {policy.name} enforces; callers cannot set it to observe")
@@ -106,8 +114,11 @@ def compile_plan(
         hold=policy.model.release is Release.HOLD if hold is None else hold,
         score_last=hold is None,
         n=n,
-        detectors=policy.detectors + _added_probes(policy, options.probes, manifest),
-        steering=policy.steering + _added_steering(policy, options.steering, manifest),
+        detectors=_own_detectors(policy, names) + _added_probes(policy, options.probes, names),
+        steering=(
+            *names.check(policy.steering, f"policy {policy.name}: steering", DirectionsError),
+            *_added_steering(policy, options.steering, names),
+        ),
     )
 
 
@@ -129,23 +140,38 @@ def check_raw_prompt(policy: Policy, manifest: Manifest) -> None:
             )
 
 
-def _added_probes(policy: Policy, names: Iterable[str], manifest: Manifest) -> tuple[DetectorPlan, ...]:
+def _own_detectors(policy: Policy, names: Names) -> tuple[DetectorPlan, ...]:
+    """The policy's detectors, their loaded directions as they are now."""
+    return tuple(
+        msgspec.structs.replace(
+            detector,
+            steering=names.check(
+                detector.steering, f"policy {policy.name}: rule {detector.rule}: steering", DirectionsError
+            ),
+        )
+        if detector.steering
+        else detector
+        for detector in policy.detectors
+    )
+
+
+def _added_probes(policy: Policy, wanted: Iterable[str], names: Names) -> tuple[DetectorPlan, ...]:
     """Flags for the probes that a caller adds; those that the policy already reads are left as they are."""
-    wanted = [_known_probe(name, manifest, "guard.probes", InvalidRequestError) for name in dict.fromkeys(names)]
-    if wanted and not policy.model.callers.may_add_probes:
+    probes = [names.probe(name, "guard.probes", InvalidRequestError) for name in dict.fromkeys(wanted)]
+    if probes and not policy.model.callers.may_add_probes:
         raise LoosensPolicyError(f"guard.probes: policy {policy.name} does not let callers add probes")
     present = {detector.probe for detector in policy.detectors}
     return tuple(
         DetectorPlan(f"{CALLER_RULE}{probe.name}", probe.name, probe.thresholds[0].value, Action.FLAG)
-        for probe in wanted
+        for probe in probes
         if probe.name not in present
     )
 
 
-def _added_steering(policy: Policy, wanted: tuple[Steering, ...], manifest: Manifest) -> tuple[Steering, ...]:
+def _added_steering(policy: Policy, wanted: tuple[Steering, ...], names: Names) -> tuple[Steering, ...]:
     if len(wanted) > _MAX_STEERINGS:
         raise InvalidRequestError(f"guard.steering: got {len(wanted)}, wanted at most {_MAX_STEERINGS}")
-    _check_steering(wanted, manifest, "guard.steering", InvalidRequestError)
+    checked = names.check(wanted, "guard.steering", InvalidRequestError)
     for direction, operator in {(steering.direction, steering.operator) for steering in wanted}:
         if sum(s.direction == direction and s.operator is operator for s in wanted) > 1:
             raise InvalidRequestError(f"guard.steering: {operator} {direction} is named more than once")
@@ -155,19 +181,30 @@ def _added_steering(policy: Policy, wanted: tuple[Steering, ...], manifest: Mani
     for index, steering in enumerate(wanted):
         if not any(_allows(allowed, steering) for allowed in policy.model.callers.may_steer):
             raise LoosensPolicyError(
-                f"guard.steering[{index}]: {steering.operator} {steering.direction} with strength "
-                f"{steering.strength:g} is not allowed; policy {policy.name} lets callers use "
-                f"{_listed(policy.model.callers.may_steer)}"
+                f"guard.steering[{index}]: {steering.operator} {steering.direction} with {_reach(steering)} is not "
+                f"allowed; policy {policy.name} lets callers use {_listed(policy.model.callers.may_steer)}"
             )
-    return wanted
+    return checked
 
 
 def _allows(allowed: MaySteerModel, wanted: Steering) -> bool:
+    """Whether a caller may steer so: ``start``, ``half_life`` and ``when`` only weaken what is allowed without them."""
     return (
         wanted.direction == allowed.direction
         and wanted.operator in allowed.operators
-        and abs(wanted.strength) <= allowed.max_strength
+        and max(map(abs, _amounts(wanted))) <= allowed.max_strength
     )
+
+
+def _amounts(steering: Steering) -> tuple[float, ...]:
+    """What ``max_strength`` limits: the strength and, for clamp, how far its bounds reach."""
+    bounds = (bound for bound in (steering.low, steering.high) if bound is not None)
+    return (steering.strength, *bounds)
+
+
+def _reach(steering: Steering) -> str:
+    named = {"strength": steering.strength, "low": steering.low, "high": steering.high}
+    return ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
 
 
 def _listed(allowed: tuple[MaySteerModel, ...]) -> str:
@@ -186,30 +223,3 @@ def _threshold(rule: RuleModel, probe: Probe, at: str) -> float:
         rates = ", ".join(f"{threshold.fpr:g}" for threshold in probe.thresholds)
         raise ConfigError(f"{at}.fpr: got {rule.fpr:g}, probe {probe.name} has thresholds at {rates}")
     return found.value
-
-
-_Refusal = Callable[[str], PlumblineError]
-
-
-def _known_probe(name: str, manifest: Manifest, at: str, refusal: _Refusal) -> Probe:
-    probe = manifest.probe(name)
-    if probe is None:
-        raise refusal(f"{at}: got {name!r}, the bundle's probes are {_names(p.name for p in manifest.probes)}")
-    return probe
-
-
-def _known_direction(name: str, manifest: Manifest, at: str, refusal: _Refusal) -> None:
-    if manifest.direction(name) is None:
-        known = _names(d.name for d in manifest.directions)
-        raise refusal(f"{at}: got {name!r}, the bundle's directions are {known}")
-
-
-def _check_steering(steering: tuple[Steering, ...], manifest: Manifest, at: str, refusal: _Refusal) -> None:
-    for index, steer in enumerate(steering):
-        _known_direction(steer.direction, manifest, f"{at}[{index}].direction", refusal)
-        if steer.operator is Operator.ABLATE and not 0 < steer.strength <= 1:
-            raise refusal(f"{at}[{index}].strength: got {steer.strength:g}, ablate wants more than 0, at most 1")
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(names) or "(none)"

@@ -34,7 +34,8 @@ class DetectorPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         probe: name of the bundle's probe; its fold and scope come from the bundle.
         threshold: logit on the folded score.
         action: what to do.
-        steering: for ``Action.STEER``: applied from the next forward pass on.
+        steering: for ``Action.STEER``: applied from the next forward pass on; ``start`` and ``half_life`` count from
+            there.
     """
 
     rule: str
@@ -85,9 +86,11 @@ class GatePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cache_salt(self) -> str | None:
         """Salt for the prefix cache: bundle and every steering that could be applied; None without any.
 
-        Block hashes do not cover steering, so blocks of steered requests must not be shared. What is steered in
-        a part of the request only is shared with no other request at all: the tokens of a response are the prompt
-        of the next turn, where the steering would act otherwise.
+        Block hashes do not cover steering, so blocks of steered requests must not be shared. Steerings of scope
+        ``all`` are a function of the tokens up to a position and of that position (``start`` and ``half_life`` count
+        from the first token, ``when`` reads the token itself), so requests with equal ones share blocks. What is
+        steered in a part of the request only is shared with no other request at all: the tokens of a response are
+        the prompt of the next turn, where the steering would act otherwise.
         """
         gates = tuple(d for d in self.detectors if d.action is Action.STEER)
         if not self.steering and not gates:

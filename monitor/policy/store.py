@@ -16,7 +16,7 @@ from types import MappingProxyType
 from monitor.errors import ConfigError, InvalidRequestError, LoosensPolicyError
 from monitor.policy.compile import Policy, resolve_policy
 from monitor.policy.load import MAX_BYTES, parse_policy
-from probes.types import Manifest
+from monitor.policy.steering import Names
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Snapshot:
         return policy
 
 
-def load_snapshot(path: Path, manifest: Manifest) -> Snapshot:
-    """Read a policy file and check it against a bundle.
+def load_snapshot(path: Path, names: Names) -> Snapshot:
+    """Read a policy file and check it against a bundle and the directions that are loaded.
 
     Raises:
         ConfigError: one line per problem.
@@ -69,7 +69,7 @@ def load_snapshot(path: Path, manifest: Manifest) -> Snapshot:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     parsed = parse_policy(data, str(path))
     policies = {
-        model.name: resolve_policy(model, manifest, f"{path}: policies[{index}]")
+        model.name: resolve_policy(model, names, f"{path}: policies[{index}]")
         for index, model in enumerate(parsed.policies)
     }
     revision = hashlib.sha256(data).hexdigest()[:12]
@@ -83,27 +83,27 @@ class PolicyStore:
         snapshot: the current one; replaced, never changed.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, on_reload: Callable[[str, float], None]) -> None:
+    def __init__(self, path: Path, names: Names, on_reload: Callable[[str, float], None]) -> None:
         """Load the file.
 
         Args:
             path: of the policy file.
-            manifest: of the bundle.
+            names: that policies may use.
             on_reload: told the result of each load (success or failure) and when the current snapshot was loaded.
 
         Raises:
             ConfigError: there is no good snapshot to start with.
         """
         self._path = path
-        self._manifest = manifest
+        self._names = names
         self._on_reload = on_reload
-        self.snapshot = load_snapshot(path, manifest)
+        self.snapshot = load_snapshot(path, names)
         on_reload("success", self.snapshot.loaded)
 
     def reload(self) -> bool:
         """Read the file again; keeps the last good snapshot (and says so) if it cannot be used."""
         try:
-            self.snapshot = load_snapshot(self._path, self._manifest)
+            self.snapshot = load_snapshot(self._path, self._names)
         except ConfigError as error:
             _log.error("policy reload failed, revision %s stays in force:\n%s", self.snapshot.revision, error)
             self._on_reload("failure", self.snapshot.loaded)

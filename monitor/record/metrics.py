@@ -87,10 +87,14 @@ class Metrics:
         )
         self.in_flight = Gauge("plumbline_requests_in_flight", "Requests being answered.", registry=registry)
         self.taps_alive = Gauge("plumbline_taps_alive", "1 while the engine's taps are alive.", registry=registry)
+        self.engine_untested = Gauge(
+            "plumbline_engine_untested", "1 if the engine runs in a way that no parity test covers.", registry=registry
+        )
 
-    def watch_taps(self, alive: Callable[[], bool]) -> None:
-        """Read the taps' liveness whenever metrics are scraped."""
+    def watch_engine(self, alive: Callable[[], bool], untested: Callable[[], bool]) -> None:
+        """Read the taps' liveness, and whether the engine is tested, whenever metrics are scraped."""
         self.taps_alive.set_function(lambda: float(alive()))
+        self.engine_untested.set_function(lambda: float(untested()))
 
     def dropped(self, reason: str, count: int) -> None:
         """Count frames that were lost or could not be used."""

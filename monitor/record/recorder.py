@@ -55,7 +55,8 @@ class Recorder:
         """
         self._count(verdict, released, seconds, FailMode.BLOCK if blocks else FailMode.ALLOW)
         for steering in steered:
-            self._metrics.steering_applied.labels(steering.direction, steering.operator).inc()
+            name, _, _ = steering.direction.partition("@")  # a loaded one's digest makes a new label with each file
+            self._metrics.steering_applied.labels(name, steering.operator).inc()
         self._verdicts.publish(verdict)
         line = {"event": "verdict", "released": released, "seconds": round(seconds, 4), "verdict": verdict}
         _log.info("%s", msgspec.json.encode(line).decode())

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from monitor.errors import InvalidRequestError
 from monitor.frames import DetectorState
 from monitor.rpc.enums import ACTIONS, MODES, OPERATORS, STATUSES, STEERING_SCOPES, UNSCORED_REASONS
-from monitor.types import Detection, Steering, SteeringScope, TokenScore, Verdict
+from monitor.types import Condition, Detection, Steering, SteeringScope, TokenScore, Verdict
 from monitor.v1 import monitor_pb2
 from monitor.v1 import verdict_pb2 as pb
 
@@ -27,11 +27,16 @@ def steering_to_proto(steering: Steering) -> pb.Steering:
         operator=OPERATORS.to_proto(steering.operator),
         strength=steering.strength,
         scope=STEERING_SCOPES.to_proto(steering.scope),
+        start=steering.start,
+        half_life=steering.half_life,
+        low=steering.low,
+        high=steering.high,
+        when=None if steering.when is None else _condition_to_proto(steering.when),
     )
 
 
 def steering_from_proto(message: pb.Steering) -> Steering:
-    """Steering from its message; an absent strength is 1.
+    """Steering from its message; what is absent is as :class:`Steering` has it.
 
     Raises:
         InvalidRequestError: no direction or operator is named, or the strength is not a finite number.
@@ -49,7 +54,27 @@ def steering_from_proto(message: pb.Steering) -> Steering:
     scope = STEERING_SCOPES.from_proto(message.scope)
     if scope is None and message.scope:
         raise InvalidRequestError(f"steering scope {message.scope} is of a later version than this server")
-    return Steering(message.direction, operator, strength, scope or SteeringScope.ALL)
+    return Steering(
+        direction=message.direction,
+        operator=operator,
+        strength=strength,
+        scope=scope or SteeringScope.ALL,
+        start=message.start,
+        half_life=message.half_life if message.HasField("half_life") else None,
+        low=message.low if message.HasField("low") else None,
+        high=message.high if message.HasField("high") else None,
+        when=_condition_from_proto(message.when) if message.HasField("when") else None,
+    )
+
+
+def _condition_to_proto(condition: Condition) -> pb.Condition:
+    return pb.Condition(probe=condition.probe, threshold=condition.threshold, sharpness=condition.sharpness)
+
+
+def _condition_from_proto(message: pb.Condition) -> Condition:
+    if not message.HasField("sharpness"):
+        return Condition(message.probe, message.threshold)
+    return Condition(message.probe, message.threshold, message.sharpness)
 
 
 def token_score_to_proto(token: TokenScore, probes: Iterable[str] | None = None) -> pb.TokenScore:

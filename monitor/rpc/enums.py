@@ -59,11 +59,20 @@ ACTIONS = EnumPairs(
         Action.ALLOW: pb.ACTION_ALLOW,
         Action.FLAG: pb.ACTION_FLAG,
         Action.STEER: pb.ACTION_STEER,
+        Action.REPLACE: pb.ACTION_REPLACE,
         Action.STOP: pb.ACTION_STOP,
     },
 )
 MODES = EnumPairs("mode", {Mode.ENFORCE: pb.MODE_ENFORCE, Mode.OBSERVE: pb.MODE_OBSERVE})
-OPERATORS = EnumPairs("operator", {Operator.ADD: pb.OPERATOR_ADD, Operator.ABLATE: pb.OPERATOR_ABLATE})
+OPERATORS = EnumPairs(
+    "operator",
+    {
+        Operator.ADD: pb.OPERATOR_ADD,
+        Operator.CLAMP: pb.OPERATOR_CLAMP,
+        Operator.ABLATE: pb.OPERATOR_ABLATE,
+        Operator.ABLATE_OUTPUT: pb.OPERATOR_ABLATE_OUTPUT,
+    },
+)
 STEERING_SCOPES = EnumPairs(
     "steering scope",
     {

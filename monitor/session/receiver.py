@@ -6,7 +6,6 @@ Runs in: the monitor, as one asyncio task.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 import zmq
@@ -14,20 +13,18 @@ import zmq.asyncio
 
 from monitor.errors import ConfigError, FrameError
 from monitor.fanout import Subscription
-from monitor.frames import Hello, decode_frame
+from monitor.frames import Hello, decode_frame, rank_endpoint
+from monitor.session.ranks import Ranks
 from monitor.session.table import ScoreUpdate, SessionTable
 
 _log = logging.getLogger(__name__)
 
 
 class Receiver:
-    """Feeds the session table from the engine's frames.
+    """Feeds the session table from the frames of all ranks of the engine.
 
-    The taps are alive while an engine with *our* bundle has sent a heartbeat within the last
-    ``heartbeat_timeout`` seconds. An engine with another bundle is reported and counts as silent.
-
-    Attributes:
-        handshake: the newest heartbeat of our bundle's engine; None before the first.
+    The taps are alive while every rank of an engine with *our* bundle has sent a heartbeat within the last
+    ``heartbeat_timeout`` seconds. A rank with another bundle is reported and counts as silent.
     """
 
     def __init__(
@@ -46,15 +43,18 @@ class Receiver:
         self._on_drop = on_drop
         self._heartbeat_timeout = heartbeat_timeout
         self._buffer = buffer
-        self._last_hello = float("-inf")
-        self._epoch: str | None = None
-        self._foreign: str | None = None
-        self.handshake: Hello | None = None
+        self._ranks = Ranks()
+        self._refused: set[str] = set()  # epochs with another bundle, each told once
 
     @property
     def taps_alive(self) -> bool:
         """Whether scores can be trusted to arrive."""
-        return time.monotonic() - self._last_hello <= self._heartbeat_timeout
+        return self._ranks.alive(self._heartbeat_timeout)
+
+    @property
+    def untested(self) -> str:
+        """What about the engine no parity test covers, in its own words; empty if all is."""
+        return self._ranks.untested
 
     def subscribe_scores(self, size: int = 1024) -> Subscription[ScoreUpdate]:
         """Watch the scores of all requests; a slow watcher loses the oldest, counted in ``dropped``."""
@@ -73,20 +73,24 @@ class Receiver:
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
             socket.setsockopt(zmq.SUBSCRIBE, b"")
-            self._connect(socket)
+            connected = 0
             while True:
+                for rank in range(connected, self._ranks.count):  # rank 0 tells of the others
+                    self._connect(socket, rank_endpoint(self._endpoint, rank))
+                connected = max(connected, self._ranks.count)
                 parts = await socket.recv_multipart()
                 self.take(parts[-1])
         finally:
             socket.close(linger=0)
             context.term()
 
-    def _connect(self, socket: zmq.asyncio.Socket) -> None:
+    @staticmethod
+    def _connect(socket: zmq.asyncio.Socket, endpoint: str) -> None:
         try:
-            socket.connect(self._endpoint)
+            socket.connect(endpoint)
         except zmq.ZMQError as error:
             raise ConfigError(
-                f"frames: {self._endpoint!r} is no ZeroMQ endpoint ({error}); give the engine's PLUMBLINE_FRAMES"
+                f"frames: {endpoint!r} is no ZeroMQ endpoint ({error}); give the engine's PLUMBLINE_FRAMES"
             ) from error
 
     def take(self, data: bytes) -> None:
@@ -99,34 +103,41 @@ class Receiver:
             return
         if isinstance(frame, Hello) and not self._greet(frame):
             return
-        if frame.epoch != self._epoch:
+        rank = self._ranks.rank_of(frame.epoch)
+        if rank is None:
             self._on_drop("no_handshake", 1)
             return
-        self._table.apply(frame)
+        self._table.apply(frame, rank)
 
     def _greet(self, hello: Hello) -> bool:
-        """Whether this heartbeat vouches for our bundle."""
+        """Whether this heartbeat vouches for our bundle on one of the engine's ranks."""
         if hello.bundle != self._digest:
             self._refuse(hello)
             return False
-        before = self.handshake
-        known = before.errors if before is not None and before.epoch == hello.epoch else 0
-        if hello.errors > known:
-            _log.error("the engine's hooks have failed %d times so far; those tokens are unscored", hello.errors)
-        self._last_hello = time.monotonic()
-        self._epoch = hello.epoch
-        self.handshake = hello
+        if not 0 <= hello.rank < self._ranks.count:
+            return True  # of an engine that is gone, or ahead of its rank 0: it has no handshake
+        self._tell(hello)
+        for gone in self._ranks.greet(hello):
+            self._table.forget(gone)
         return True
 
+    def _tell(self, hello: Hello) -> None:
+        """Log what people should know and have not been told of this engine start."""
+        before = self._ranks.hello(hello.rank)
+        known = before if before is not None and before.epoch == hello.epoch else None
+        if hello.errors > (known.errors if known else 0):
+            _log.error("the engine's hooks have failed %d times so far; those tokens are unscored", hello.errors)
+        if hello.untested and known is None:
+            _log.warning("no parity test covers this engine (%s): its scores may be wrong", hello.untested)
+
     def _refuse(self, hello: Hello) -> None:
-        if self._foreign != hello.epoch:
+        if hello.epoch not in self._refused:
             _log.error(
                 "the engine runs bundle %s, this monitor has %s: its scores are not used; "
                 "start both with the same bundle",
                 hello.bundle[:12],
                 self._digest[:12],
             )
-        self._foreign = hello.epoch
-        self._epoch = None
-        self._last_hello = float("-inf")
+        self._refused.add(hello.epoch)
+        self._ranks.forget(hello.rank)
         self._on_drop("foreign_bundle", 1)

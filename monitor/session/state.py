@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from monitor.frames import DetectorState, RequestScores
 from monitor.policy.plan import GatePlan
-from monitor.types import Action, TokenScore
+from monitor.types import TokenScore
 
 
 class ChoiceState:
@@ -31,6 +31,7 @@ class ChoiceState:
         cache_misses: of the unscored, those found in the prefix cache without kept scores.
         lost: rows of token scores that went missing with a lost frame.
         stopped: the rule for which the engine ended it. ended: no more frames follow.
+        rank: the engine's rank that it runs on; None before the first frame.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class ChoiceState:
         self.detectors: tuple[DetectorState, ...] = ()
         self.stopped: str | None = None
         self.ended = False
+        self.rank: int | None = None
         self._next_row = 0
         self._pieces: list[tuple[int, NDArray[np.float32]]] = []
 
@@ -91,7 +93,7 @@ class Session:
     Attributes:
         plan: what it runs under. choices: one state for each of ``plan.n``.
         restarted: the engine started anew while the request ran.
-        stop_rules: rules that stop, if the plan enforces.
+        ending_rules: rules that end the request when they trip (stop, replace), if the plan enforces.
     """
 
     def __init__(self, plan: GatePlan, *, keep_scores: bool) -> None:
@@ -101,13 +103,16 @@ class Session:
         self.keep_scores = keep_scores
         self.restarted = False
         self.gapped = False
-        stops = (d.rule for d in plan.detectors if d.action is Action.STOP and plan.enforce)
-        self.stop_rules = frozenset(stops)
+        self.ending_rules = frozenset(d.rule for d in plan.detectors if d.action.ends and plan.enforce)
         self._changed = asyncio.Event()
+
+    def may_run_on(self, rank: int) -> bool:
+        """Whether any of its choices runs on this rank of the engine, as far as is known."""
+        return any(choice.rank in (None, rank) for choice in self.choices)
 
     def trip(self, choice: int) -> int | None:
         """The position from which nothing may be released, or None."""
-        return self.choices[choice].trip(self.stop_rules)
+        return self.choices[choice].trip(self.ending_rules)
 
     def wake(self) -> None:
         """Wake the waiter."""

@@ -6,6 +6,7 @@ Runs in: the monitor, one event loop; not thread-safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -37,6 +38,15 @@ class ScoreUpdate(msgspec.Struct, frozen=True):
     ended: bool
 
 
+@dataclass(slots=True)
+class _Source:
+    """The frames of one rank: ``sequence`` is the newest one taken, ``promised`` what its last heartbeat named."""
+
+    epoch: str
+    sequence: int
+    promised: int
+
+
 class SessionTable:
     """All open requests, by request id; applies the frames to them.
 
@@ -50,9 +60,7 @@ class SessionTable:
         self._on_drop = on_drop
         self.updates: Fanout[ScoreUpdate] = Fanout(lambda: on_drop("slow_watcher", 1))
         self._sessions: dict[str, Session] = {}
-        self._epoch: str | None = None
-        self._sequence = 0
-        self._promised = 0
+        self._sources: dict[int, _Source] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -67,45 +75,49 @@ class SessionTable:
         """Stop following a request."""
         self._sessions.pop(session.plan.request_id, None)
 
-    def apply(self, frame: Frame) -> None:
-        """Take over one frame of our bundle's engine."""
-        if frame.epoch != self._epoch:
-            self._restart(frame)
+    def apply(self, frame: Frame, rank: int = 0) -> None:
+        """Take over one frame of our bundle's engine, from one of its ranks."""
+        source = self._sources.get(rank)
+        if source is None or frame.epoch != source.epoch:
+            self.forget(rank)
+            before = frame.sequence if isinstance(frame, Hello) else frame.sequence - 1
+            source = self._sources[rank] = _Source(frame.epoch, before, before)
         if isinstance(frame, Hello):
             self.columns = frame.probes
-            self._reach(self._promised)
-            self._promised = frame.sequence
+            self._reach(source, source.promised)
+            source.promised = frame.sequence
             return
-        self._reach(frame.sequence - 1)
-        self._sequence = max(self._sequence, frame.sequence)
+        self._reach(source, frame.sequence - 1)
+        source.sequence = max(source.sequence, frame.sequence)
         for part in frame.requests:
             try:
-                self._apply_part(part)
+                self._apply_part(part, rank)
             except FrameError:
                 self._on_drop("bad_scores", 1)
 
-    def _restart(self, frame: Frame) -> None:
-        if self._epoch is not None:
-            for session in self._sessions.values():
+    def forget(self, rank: int) -> None:
+        """A rank is gone: no more frames come for the requests that it may have had."""
+        if self._sources.pop(rank, None) is None:
+            return
+        for session in self._sessions.values():
+            if session.may_run_on(rank):
                 session.restarted = True
                 session.wake()
-        self._epoch = frame.epoch
-        self._sequence = self._promised = frame.sequence if isinstance(frame, Hello) else frame.sequence - 1
 
-    def _reach(self, sequence: int) -> None:
+    def _reach(self, source: _Source, sequence: int) -> None:
         """All frames up to ``sequence`` must have been here by now; those that were not are lost.
 
         A heartbeat may overtake frames that wait to be sent, so what it names is expected by the next one.
         """
-        missing = sequence - self._sequence
+        missing = sequence - source.sequence
         if missing <= 0:
             return
-        self._sequence = sequence
+        source.sequence = sequence
         self._on_drop("lost", missing)
         for session in self._sessions.values():
             session.gapped = True
 
-    def _apply_part(self, part: RequestScores) -> None:
+    def _apply_part(self, part: RequestScores, rank: int) -> None:
         if self.updates:
             self.updates.publish(self._update(part))
         session = self._sessions.get(part.request_id)
@@ -115,6 +127,7 @@ class SessionTable:
             self._on_drop("foreign_plan", 1)
             return
         state = session.choices[part.choice]
+        state.rank = rank
         state.apply(part, len(self.columns), gapped=session.gapped, keep=session.keep_scores)
         session.wake()
 

@@ -42,7 +42,8 @@ class GuardServiceStub:
          Scores may arrive ahead of the text of their tokens, and prompt tokens have scores but no text.
       3. The server sends exactly one `finished`: a verdict for each choice, and the usage. Then the stream
          ends with OK. If a rule stopped the request before its first token, this is the only message; if
-         one cut the response, the last delta of that choice says FINISH_REASON_CONTENT_FILTER.
+         one cut the response, the last delta of that choice says FINISH_REASON_CONTENT_FILTER, and if it
+         replaces, its text has come in a delta before that one.
       4. A stream that ends without `finished` failed: what was received is not covered by any verdict.
 
     Both, when it goes wrong, end with a status that carries a `google.rpc.ErrorInfo` (domain `plumbline`,
@@ -52,8 +53,9 @@ class GuardServiceStub:
       NOT_FOUND           unknown model
       PERMISSION_DENIED   options that would weaken what the policy demands
       RESOURCE_EXHAUSTED  the request is over the server's limits
-      UNAVAILABLE         the engine is down, the server is shutting down, or the request could not be scored
-                          and the policy says block (the status then carries a `monitor.v1.Verdict` too)
+      UNAVAILABLE         the engine is down, the server is shutting down, a direction that the policy loads is
+                          gone, or the request could not be scored and the policy says block (the status then
+                          carries a `monitor.v1.Verdict` too)
       INTERNAL            a defect; `metadata["error_id"]` finds it in the server's log
 
     A client that cancels, or whose deadline passes, aborts the request in the engine too.
@@ -85,7 +87,8 @@ class GuardServiceAsyncStub(GuardServiceStub):
          Scores may arrive ahead of the text of their tokens, and prompt tokens have scores but no text.
       3. The server sends exactly one `finished`: a verdict for each choice, and the usage. Then the stream
          ends with OK. If a rule stopped the request before its first token, this is the only message; if
-         one cut the response, the last delta of that choice says FINISH_REASON_CONTENT_FILTER.
+         one cut the response, the last delta of that choice says FINISH_REASON_CONTENT_FILTER, and if it
+         replaces, its text has come in a delta before that one.
       4. A stream that ends without `finished` failed: what was received is not covered by any verdict.
 
     Both, when it goes wrong, end with a status that carries a `google.rpc.ErrorInfo` (domain `plumbline`,
@@ -95,8 +98,9 @@ class GuardServiceAsyncStub(GuardServiceStub):
       NOT_FOUND           unknown model
       PERMISSION_DENIED   options that would weaken what the policy demands
       RESOURCE_EXHAUSTED  the request is over the server's limits
-      UNAVAILABLE         the engine is down, the server is shutting down, or the request could not be scored
-                          and the policy says block (the status then carries a `monitor.v1.Verdict` too)
+      UNAVAILABLE         the engine is down, the server is shutting down, a direction that the policy loads is
+                          gone, or the request could not be scored and the policy says block (the status then
+                          carries a `monitor.v1.Verdict` too)
       INTERNAL            a defect; `metadata["error_id"]` finds it in the server's log
 
     A client that cancels, or whose deadline passes, aborts the request in the engine too.
@@ -124,7 +128,8 @@ class GuardServiceServicer(metaclass=_abc_1.ABCMeta):
          Scores may arrive ahead of the text of their tokens, and prompt tokens have scores but no text.
       3. The server sends exactly one `finished`: a verdict for each choice, and the usage. Then the stream
          ends with OK. If a rule stopped the request before its first token, this is the only message; if
-         one cut the response, the last delta of that choice says FINISH_REASON_CONTENT_FILTER.
+         one cut the response, the last delta of that choice says FINISH_REASON_CONTENT_FILTER, and if it
+         replaces, its text has come in a delta before that one.
       4. A stream that ends without `finished` failed: what was received is not covered by any verdict.
 
     Both, when it goes wrong, end with a status that carries a `google.rpc.ErrorInfo` (domain `plumbline`,
@@ -134,8 +139,9 @@ class GuardServiceServicer(metaclass=_abc_1.ABCMeta):
       NOT_FOUND           unknown model
       PERMISSION_DENIED   options that would weaken what the policy demands
       RESOURCE_EXHAUSTED  the request is over the server's limits
-      UNAVAILABLE         the engine is down, the server is shutting down, or the request could not be scored
-                          and the policy says block (the status then carries a `monitor.v1.Verdict` too)
+      UNAVAILABLE         the engine is down, the server is shutting down, a direction that the policy loads is
+                          gone, or the request could not be scored and the policy says block (the status then
+                          carries a `monitor.v1.Verdict` too)
       INTERNAL            a defect; `metadata["error_id"]` finds it in the server's log
 
     A client that cancels, or whose deadline passes, aborts the request in the engine too.

@@ -25,35 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18monitor/v1/verdict.proto\x12\nmonitor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x01\n\x08Steering\x12\x11\n\tdirection\x18\x01 \x01(\t\x12&\n\x08operator\x18\x02 \x01(\x0e\x32\x14.monitor.v1.Operator\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12(\n\x05scope\x18\x04 \x01(\x0e\x32\x19.monitor.v1.SteeringScopeB\x0b\n\t_strength\"9\n\nProbeScore\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_score\"F\n\nTokenScore\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\x06scores\x18\x02 \x03(\x0b\x32\x16.monitor.v1.ProbeScore\"\xed\x01\n\tDetection\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\r\n\x05probe\x18\x02 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x03 \x01(\t\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bprobability\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x0f\n\x07tripped\x18\x07 \x01(\x08\x12\x15\n\x08position\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\"\n\x06\x61\x63tion\x18\t \x01(\x0e\x32\x12.monitor.v1.ActionB\x08\n\x06_scoreB\x0e\n\x0c_probabilityB\x0b\n\t_position\"K\n\x0eUnscoredTokens\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.monitor.v1.UnscoredReason\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xd9\x03\n\x07Verdict\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.monitor.v1.Status\x12\"\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32\x12.monitor.v1.Action\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x08\x12\x1e\n\x04mode\x18\x06 \x01(\x0e\x32\x10.monitor.v1.Mode\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\x10\n\x08revision\x18\x08 \x01(\t\x12)\n\ndetections\x18\t \x03(\x0b\x32\x15.monitor.v1.Detection\x12&\n\x08steering\x18\n \x03(\x0b\x32\x14.monitor.v1.Steering\x12\x15\n\rprompt_tokens\x18\x0b \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\r\x12\x13\n\x0btokens_seen\x18\r \x01(\r\x12\x15\n\rtokens_scored\x18\x0e \x01(\r\x12,\n\x08unscored\x18\x0f \x03(\x0b\x32\x1a.monitor.v1.UnscoredTokens\x12/\n\x0b\x63reate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\\\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_PASSED\x10\x01\x12\x12\n\x0eSTATUS_TRIPPED\x10\x02\x12\x13\n\x0fSTATUS_UNSCORED\x10\x03*f\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_FLAG\x10\x02\x12\x10\n\x0c\x41\x43TION_STEER\x10\x03\x12\x0f\n\x0b\x41\x43TION_STOP\x10\x05*@\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_ENFORCE\x10\x01\x12\x10\n\x0cMODE_OBSERVE\x10\x02*K\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x10\n\x0cOPERATOR_ADD\x10\x01\x12\x13\n\x0fOPERATOR_ABLATE\x10\x02*\x7f\n\rSteeringScope\x12\x1e\n\x1aSTEERING_SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEERING_SCOPE_ALL\x10\x01\x12\x19\n\x15STEERING_SCOPE_PROMPT\x10\x02\x12\x1b\n\x17STEERING_SCOPE_RESPONSE\x10\x03*\xed\x01\n\x0eUnscoredReason\x12\x1f\n\x1bUNSCORED_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bUNSCORED_REASON_TAPS_SILENT\x10\x01\x12\"\n\x1eUNSCORED_REASON_ENGINE_RESTART\x10\x02\x12!\n\x1dUNSCORED_REASON_FRAME_TIMEOUT\x10\x03\x12\x17\n\x13UNSCORED_REASON_NAN\x10\x04\x12\x1e\n\x1aUNSCORED_REASON_CACHE_MISS\x10\x05\x12\x19\n\x15UNSCORED_REASON_FINAL\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18monitor/v1/verdict.proto\x12\nmonitor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"S\n\tCondition\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x16\n\tsharpness\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_sharpness\"\xa3\x02\n\x08Steering\x12\x11\n\tdirection\x18\x01 \x01(\t\x12&\n\x08operator\x18\x02 \x01(\x0e\x32\x14.monitor.v1.Operator\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12(\n\x05scope\x18\x04 \x01(\x0e\x32\x19.monitor.v1.SteeringScope\x12\r\n\x05start\x18\x05 \x01(\r\x12\x16\n\thalf_life\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03low\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04high\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12#\n\x04when\x18\t \x01(\x0b\x32\x15.monitor.v1.ConditionB\x0b\n\t_strengthB\x0c\n\n_half_lifeB\x06\n\x04_lowB\x07\n\x05_high\"9\n\nProbeScore\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_score\"F\n\nTokenScore\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\x06scores\x18\x02 \x03(\x0b\x32\x16.monitor.v1.ProbeScore\"\xed\x01\n\tDetection\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\r\n\x05probe\x18\x02 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x03 \x01(\t\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bprobability\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x0f\n\x07tripped\x18\x07 \x01(\x08\x12\x15\n\x08position\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\"\n\x06\x61\x63tion\x18\t \x01(\x0e\x32\x12.monitor.v1.ActionB\x08\n\x06_scoreB\x0e\n\x0c_probabilityB\x0b\n\t_position\"K\n\x0eUnscoredTokens\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.monitor.v1.UnscoredReason\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xd9\x03\n\x07Verdict\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.monitor.v1.Status\x12\"\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32\x12.monitor.v1.Action\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x08\x12\x1e\n\x04mode\x18\x06 \x01(\x0e\x32\x10.monitor.v1.Mode\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\x10\n\x08revision\x18\x08 \x01(\t\x12)\n\ndetections\x18\t \x03(\x0b\x32\x15.monitor.v1.Detection\x12&\n\x08steering\x18\n \x03(\x0b\x32\x14.monitor.v1.Steering\x12\x15\n\rprompt_tokens\x18\x0b \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\r\x12\x13\n\x0btokens_seen\x18\r \x01(\r\x12\x15\n\rtokens_scored\x18\x0e \x01(\r\x12,\n\x08unscored\x18\x0f \x03(\x0b\x32\x1a.monitor.v1.UnscoredTokens\x12/\n\x0b\x63reate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\\\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_PASSED\x10\x01\x12\x12\n\x0eSTATUS_TRIPPED\x10\x02\x12\x13\n\x0fSTATUS_UNSCORED\x10\x03*z\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_FLAG\x10\x02\x12\x10\n\x0c\x41\x43TION_STEER\x10\x03\x12\x12\n\x0e\x41\x43TION_REPLACE\x10\x04\x12\x0f\n\x0b\x41\x43TION_STOP\x10\x05*@\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_ENFORCE\x10\x01\x12\x10\n\x0cMODE_OBSERVE\x10\x02*{\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x10\n\x0cOPERATOR_ADD\x10\x01\x12\x13\n\x0fOPERATOR_ABLATE\x10\x02\x12\x12\n\x0eOPERATOR_CLAMP\x10\x03\x12\x1a\n\x16OPERATOR_ABLATE_OUTPUT\x10\x04*\x7f\n\rSteeringScope\x12\x1e\n\x1aSTEERING_SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEERING_SCOPE_ALL\x10\x01\x12\x19\n\x15STEERING_SCOPE_PROMPT\x10\x02\x12\x1b\n\x17STEERING_SCOPE_RESPONSE\x10\x03*\xed\x01\n\x0eUnscoredReason\x12\x1f\n\x1bUNSCORED_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bUNSCORED_REASON_TAPS_SILENT\x10\x01\x12\"\n\x1eUNSCORED_REASON_ENGINE_RESTART\x10\x02\x12!\n\x1dUNSCORED_REASON_FRAME_TIMEOUT\x10\x03\x12\x17\n\x13UNSCORED_REASON_NAN\x10\x04\x12\x1e\n\x1aUNSCORED_REASON_CACHE_MISS\x10\x05\x12\x19\n\x15UNSCORED_REASON_FINAL\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'monitor.v1.verdict_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=1147
-  _globals['_STATUS']._serialized_end=1239
-  _globals['_ACTION']._serialized_start=1241
-  _globals['_ACTION']._serialized_end=1343
-  _globals['_MODE']._serialized_start=1345
-  _globals['_MODE']._serialized_end=1409
-  _globals['_OPERATOR']._serialized_start=1411
-  _globals['_OPERATOR']._serialized_end=1486
-  _globals['_STEERINGSCOPE']._serialized_start=1488
-  _globals['_STEERINGSCOPE']._serialized_end=1615
-  _globals['_UNSCOREDREASON']._serialized_start=1618
-  _globals['_UNSCOREDREASON']._serialized_end=1855
-  _globals['_STEERING']._serialized_start=74
-  _globals['_STEERING']._serialized_end=221
-  _globals['_PROBESCORE']._serialized_start=223
-  _globals['_PROBESCORE']._serialized_end=280
-  _globals['_TOKENSCORE']._serialized_start=282
-  _globals['_TOKENSCORE']._serialized_end=352
-  _globals['_DETECTION']._serialized_start=355
-  _globals['_DETECTION']._serialized_end=592
-  _globals['_UNSCOREDTOKENS']._serialized_start=594
-  _globals['_UNSCOREDTOKENS']._serialized_end=669
-  _globals['_VERDICT']._serialized_start=672
-  _globals['_VERDICT']._serialized_end=1145
+  _globals['_STATUS']._serialized_start=1376
+  _globals['_STATUS']._serialized_end=1468
+  _globals['_ACTION']._serialized_start=1470
+  _globals['_ACTION']._serialized_end=1592
+  _globals['_MODE']._serialized_start=1594
+  _globals['_MODE']._serialized_end=1658
+  _globals['_OPERATOR']._serialized_start=1660
+  _globals['_OPERATOR']._serialized_end=1783
+  _globals['_STEERINGSCOPE']._serialized_start=1785
+  _globals['_STEERINGSCOPE']._serialized_end=1912
+  _globals['_UNSCOREDREASON']._serialized_start=1915
+  _globals['_UNSCOREDREASON']._serialized_end=2152
+  _globals['_CONDITION']._serialized_start=73
+  _globals['_CONDITION']._serialized_end=156
+  _globals['_STEERING']._serialized_start=159
+  _globals['_STEERING']._serialized_end=450
+  _globals['_PROBESCORE']._serialized_start=452
+  _globals['_PROBESCORE']._serialized_end=509
+  _globals['_TOKENSCORE']._serialized_start=511
+  _globals['_TOKENSCORE']._serialized_end=581
+  _globals['_DETECTION']._serialized_start=584
+  _globals['_DETECTION']._serialized_end=821
+  _globals['_UNSCOREDTOKENS']._serialized_start=823
+  _globals['_UNSCOREDTOKENS']._serialized_end=898
+  _globals['_VERDICT']._serialized_start=901
+  _globals['_VERDICT']._serialized_end=1374
 # @@protoc_insertion_point(module_scope)

@@ -71,11 +71,13 @@ class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Action.ValueTy
     """The trip is reported and recorded; the text is untouched."""
     ACTION_STEER: _Action.ValueType  # 3
     """The model is steered from the next forward pass on."""
+    ACTION_REPLACE: _Action.ValueType  # 4
+    """The request ends, and a text of the policy takes the place of what was not released."""
     ACTION_STOP: _Action.ValueType  # 5
     """The request ends; the token that tripped is not released."""
 
 class Action(_Action, metaclass=_ActionEnumTypeWrapper):
-    """What a rule does when it trips, from weakest to strongest. 4 is kept for replacing the text."""
+    """What a rule does when it trips, from weakest to strongest."""
 
 ACTION_UNSPECIFIED: Action.ValueType  # 0
 """Never sent."""
@@ -85,6 +87,8 @@ ACTION_FLAG: Action.ValueType  # 2
 """The trip is reported and recorded; the text is untouched."""
 ACTION_STEER: Action.ValueType  # 3
 """The model is steered from the next forward pass on."""
+ACTION_REPLACE: Action.ValueType  # 4
+"""The request ends, and a text of the policy takes the place of what was not released."""
 ACTION_STOP: Action.ValueType  # 5
 """The request ends; the token that tripped is not released."""
 Global___Action: _TypeAlias = Action  # noqa: Y015
@@ -125,6 +129,10 @@ class _OperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operator.Val
     """Adds `strength` times the direction's magnitude at its layer."""
     OPERATOR_ABLATE: _Operator.ValueType  # 2
     """Removes `strength` times the projection on the direction from every write to the stream."""
+    OPERATOR_CLAMP: _Operator.ValueType  # 3
+    """Moves the projection at the direction's layer `strength` of the way into the bounds `low` and `high`."""
+    OPERATOR_ABLATE_OUTPUT: _Operator.ValueType  # 4
+    """Removes `strength` times the projection from the output of every layer."""
 
 class Operator(_Operator, metaclass=_OperatorEnumTypeWrapper):
     """How a direction changes the residual stream."""
@@ -135,6 +143,10 @@ OPERATOR_ADD: Operator.ValueType  # 1
 """Adds `strength` times the direction's magnitude at its layer."""
 OPERATOR_ABLATE: Operator.ValueType  # 2
 """Removes `strength` times the projection on the direction from every write to the stream."""
+OPERATOR_CLAMP: Operator.ValueType  # 3
+"""Moves the projection at the direction's layer `strength` of the way into the bounds `low` and `high`."""
+OPERATOR_ABLATE_OUTPUT: Operator.ValueType  # 4
+"""Removes `strength` times the projection from the output of every layer."""
 Global___Operator: _TypeAlias = Operator  # noqa: Y015
 
 class _SteeringScope:
@@ -206,8 +218,43 @@ UNSCORED_REASON_FINAL: UnscoredReason.ValueType  # 6
 Global___UnscoredReason: _TypeAlias = UnscoredReason  # noqa: Y015
 
 @_typing.final
+class Condition(_message.Message):
+    """Steer each token only as far as a probe demands: the strength is multiplied by
+    `sigmoid(sharpness * (score - threshold))`, where `score` is the token's own logit. A token without a score is
+    steered in full.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    SHARPNESS_FIELD_NUMBER: _builtins.int
+    probe: _builtins.str
+    """Name of the probe in the bundle; it must be read no later than the direction's layer."""
+    threshold: _builtins.float
+    """Logit at which the steering has half its strength."""
+    sharpness: _builtins.float
+    """How quickly it sets in, per logit, greater than 0; absent means 10."""
+    def __init__(
+        self,
+        *,
+        probe: _builtins.str = ...,
+        threshold: _builtins.float = ...,
+        sharpness: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sharpness", b"_sharpness", "sharpness", b"sharpness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sharpness", b"_sharpness", "probe", b"probe", "sharpness", b"sharpness", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sharpness: _TypeAlias = _typing.Literal["sharpness"]  # noqa: Y015
+    _WhichOneofArgType__sharpness: _TypeAlias = _typing.Literal["_sharpness", b"_sharpness"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sharpness) -> _WhichOneofReturnType__sharpness | None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
+
+@_typing.final
 class Steering(_message.Message):
-    """One change of the residual stream by a named direction of the bundle."""
+    """One change of the residual stream by a named direction."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,16 +262,35 @@ class Steering(_message.Message):
     OPERATOR_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
-    """Name of the direction in the bundle; an unknown name is INVALID_ARGUMENT."""
+    """Name of the direction in the bundle, or `folder:name` of one that is loaded; an unknown name is
+    INVALID_ARGUMENT. In a verdict a loaded one is `folder:name@digest`.
+    """
     operator: Global___Operator.ValueType
     """How the direction is applied; must be given."""
     strength: _builtins.float
     """Multiplier without unit; absent means 1. With ADD, 1 is the difference of means that the direction
-    was made from; with ABLATE, 1 removes the whole projection.
+    was made from; with the others, which want more than 0 and at most 1, 1 makes the whole change.
     """
     scope: Global___SteeringScope.ValueType
     """At which positions; unspecified means all."""
+    start: _builtins.int
+    """First token at which it acts, counted from the first of its scope."""
+    half_life: _builtins.float
+    """Tokens after which the strength has halved, counted from where it begins; absent means constant."""
+    low: _builtins.float
+    """With CLAMP: the least projection, in units of the direction's magnitude; absent means unbounded."""
+    high: _builtins.float
+    """With CLAMP: the greatest projection. At least one of the two must be given."""
+    @_builtins.property
+    def when(self) -> Global___Condition:
+        """With ADD and CLAMP: steer only the tokens that this condition catches."""
+
     def __init__(
         self,
         *,
@@ -232,13 +298,31 @@ class Steering(_message.Message):
         operator: Global___Operator.ValueType = ...,
         strength: _builtins.float | None = ...,
         scope: Global___SteeringScope.ValueType = ...,
+        start: _builtins.int = ...,
+        half_life: _builtins.float | None = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        when: Global___Condition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_half_life", b"_half_life", "_high", b"_high", "_low", b"_low", "_strength", b"_strength", "half_life", b"half_life", "high", b"high", "low", b"low", "strength", b"strength", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "direction", b"direction", "operator", b"operator", "scope", b"scope", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_half_life", b"_half_life", "_high", b"_high", "_low", b"_low", "_strength", b"_strength", "direction", b"direction", "half_life", b"half_life", "high", b"high", "low", b"low", "operator", b"operator", "scope", b"scope", "start", b"start", "strength", b"strength", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__half_life: _TypeAlias = _typing.Literal["half_life"]  # noqa: Y015
+    _WhichOneofArgType__half_life: _TypeAlias = _typing.Literal["_half_life", b"_half_life"]  # noqa: Y015
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_life) -> _WhichOneofReturnType__half_life | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
 
 Global___Steering: _TypeAlias = Steering  # noqa: Y015

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from monitor.engine_process import free_port
+from monitor.engine_process import engine_command, engine_environment, free_port
 from probes.organism.demo import demo_prompts
 from tests.support.serve import BUNDLE, POLICY, WEIGHTS, Served, serve_organism
 from tests.support.tiny import make_bundle, make_model
@@ -119,6 +119,88 @@ def test_an_engine_that_dies_ends_the_service_with_its_reason_and_no_stream_as_s
         assert "engine" in running.text()
     finally:
         running.stop()
+
+
+def start_engine(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """An engine with taps that nobody supervises."""
+    arguments = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "512"]
+    made = engine_environment(os.environ, str(BUNDLE), f"ipc://{folder}/frames", "00" * 32)
+    with (folder / "engine.log").open("w") as log:
+        return subprocess.Popen(
+            engine_command(str(WEIGHTS), port, ["organism"], arguments), stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**made, "VLLM_CPU_KVCACHE_SPACE": "1"},
+        )  # fmt: skip
+
+
+def kill(engine: subprocess.Popen[bytes]) -> None:
+    os.killpg(engine.pid, signal.SIGKILL)
+    engine.wait()
+
+
+def test_engine_and_monitor_come_and_go_in_any_order(tmp_path: Path):
+    """First the monitor, then the engine; then each is killed and started again beside the other."""
+    port = free_port()
+    arguments = [
+        "--engine", f"http://127.0.0.1:{port}", "--frames", f"ipc://{tmp_path}/frames", "--bundle", str(BUNDLE),
+        "--policy", str(POLICY),
+    ]  # fmt: skip
+    key = {"PLUMBLINE_PLAN_KEY": "00" * 32}
+    monitor = Served("monitor", arguments, tmp_path / "log", key).wait_ready("/healthz")
+    engine = None
+    try:
+        assert post(monitor.url, hello("watch"))[0] == 503
+        engine = start_engine(tmp_path, port)
+        assert passes(monitor.wait_ready())
+
+        told: list[str] = []
+        asking = threading.Thread(target=listen, args=(monitor.url, told))
+        asking.start()
+        while not told:
+            time.sleep(0.01)
+        kill(engine)
+        asking.join()
+        assert not any('"status":"passed"' in line for line in told), told[-1]
+        assert post(monitor.url, hello("watch"))[0] in (502, 503)
+        engine = start_engine(tmp_path, port)
+        deadline = time.monotonic() + 20
+        while "taps" not in not_ready(monitor) and time.monotonic() < deadline:
+            time.sleep(0.2)  # the heartbeats of the engine that was killed still count for a moment
+        assert passes(monitor.wait_ready())
+
+        monitor.process.kill()
+        monitor.wait_exit()
+        monitor = Served("monitor", arguments, tmp_path / "log", key)
+        assert passes(monitor.wait_ready())
+    finally:
+        monitor.stop()
+        if engine is not None:
+            kill(engine)
+
+
+def passes(monitor: Served) -> bool:
+    status, answer = post(monitor.url, hello("watch"))
+    return (status, answer["guard"]["status"], answer["guard"]["unscored"]) == (200, "passed", {})
+
+
+def not_ready(monitor: Served) -> set[str]:
+    """What the monitor says is not ready."""
+    try:
+        with urllib.request.urlopen(monitor.url + "/readyz", timeout=5) as response:
+            state = json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        state = json.loads(error.read())
+    return {part for part in ("engine", "taps") if state[part] != "ready"}
+
+
+def listen(url: str, told: list[str]) -> None:
+    """Add the lines of a long stream as they come, to its end."""
+    body = {**hello("watch"), "stream": True, "max_tokens": 450, "ignore_eos": True}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        for line in response:
+            told.append(line.decode())
 
 
 def test_an_engine_without_taps_is_never_called_safe(tmp_path: Path):

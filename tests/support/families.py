@@ -26,6 +26,10 @@ _LOCAL_AND_GLOBAL = {
     "sliding_window": WINDOW,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
 }
+_YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128,
+    "beta_fast": 32.0, "beta_slow": 1.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Family:
         config: name of the configuration class.
         options: its arguments.
         writes: in each block, the modules whose output is added to the stream.
+        attention: transformers' implementation of attention.
     """
 
     config: str
     options: Mapping[str, Any] = field(default_factory=lambda: _GATED)
     writes: tuple[str, ...] = ("self_attn", "mlp")
+    attention: str = "eager"
 
     def make_config(self, **overrides: Any) -> PreTrainedConfig:
         """The configuration, fp32."""
@@ -90,18 +96,30 @@ FAMILIES: dict[str, Family] = {
         "FalconConfig",
         {**_FALCON, "parallel_attn": False, "multi_query": False, "alibi": True, "bias": True},
         ("self_attention", "mlp"),
+        attention="sdpa",  # transformers' eager attention adds ALiBi twice here: in the mask and by itself
     ),
+    "bloom": Family("BloomConfig", {**_FALCON, "tie_word_embeddings": True}, ("self_attention", "mlp")),
+    "starcoder2": Family("Starcoder2Config", {**_GATED, "sliding_window": None}),
+    "granite-moe": Family(
+        "GraniteMoeConfig",
+        {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2, "residual_multiplier": 0.4},
+        ("self_attn", "block_sparse_moe"),
+    ),
+    "olmo": Family("OlmoConfig"),
     "deepseek-v2": Family(
         "DeepseekV2Config",
         {
             **_GATED, "num_key_value_heads": 4, "kv_lora_rank": 512, "q_lora_rank": 64, "qk_rope_head_dim": 64,
             "qk_nope_head_dim": 128, "v_head_dim": 128, "n_routed_experts": 4, "n_shared_experts": 1,
             "num_experts_per_tok": 2, "moe_intermediate_size": 64, "first_k_dense_replace": 1, "n_group": 1,
-            "topk_group": 1,
+            "topk_group": 1, "rope_parameters": {**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
         },
     ),
     "gpt-oss": Family(
         "GptOssConfig",
-        {**_GATED, **_LOCAL_AND_GLOBAL, "head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {
+            **_GATED, **_LOCAL_AND_GLOBAL, "head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2,
+            "rope_parameters": {**_YARN, "truncate": False},
+        },
     ),
 }  # fmt: skip

@@ -22,7 +22,7 @@ class Reference:
     """A transformers model and the bundle's arithmetic, written independently of the engine's."""
 
     def __init__(self, model: Path, bundle: Bundle, family: str = "llama") -> None:
-        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        options = {"dtype": torch.float32, "attn_implementation": FAMILIES[family].attention}
         self.model = AutoModelForCausalLM.from_pretrained(model, **options).eval()
         self.bundle = bundle
         self.blocks = [m for m in self.model.modules() if type(m).__name__ in self.model._no_split_modules]

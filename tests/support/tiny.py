@@ -54,7 +54,7 @@ def make_model(path: Path, family: str = "llama", seed: int = 0, sizes: Mapping[
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:  # biases, which start at zero, and the scales of norms, which start at one
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     model.generation_config.eos_token_id = 2
     model.save_pretrained(path)
     words = {w: i for i, w in enumerate(SPECIAL + [f"w{i}" for i in range(N_WORDS - len(SPECIAL))])}

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     },
     "monitor.record": {"monitor.errors", "monitor.types", "monitor.fanout", "probes.types"},
     "monitor.engine": {
-        "monitor.errors", "monitor.types", "monitor.frames", "monitor.policy.plan", "probes.bundle", "probes.errors",
+        "monitor.errors", "monitor.types", "monitor.frames", "monitor.policy.plan", "monitor.policy.directions",
+        "probes.bundle", "probes.errors",
         "probes.fingerprint", "probes.fold", "probes.linear", "probes.scope", "probes.types",
     },
 }  # fmt: skip

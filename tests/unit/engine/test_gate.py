@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.engine.gate import Chunk, Gate
+from monitor.engine.gate import Gate
+from monitor.engine.request import FollowedRequest, follow
 from monitor.policy.plan import DetectorPlan, GatePlan
-from monitor.types import Action, Operator, Steering
+from monitor.types import Action, Operator, Steering, SteeringScope
 from probes.types import FoldKind, FoldSpec, Manifest, ModelInfo, RoleMarkers, Scope
 from tests.support.tiny import FINGERPRINT, make_probe
 
@@ -40,18 +41,49 @@ def plan(values=(0.0, 0.0, 0.0), action: Action = Action.FLAG, *, enforce: bool 
     return GatePlan("id", "p", "1", "b", 0.0, enforce=enforce, hold=False, n=1, detectors=rules)
 
 
+def open_request(gate: Gate, a_plan: GatePlan, slot: int = 0) -> FollowedRequest:
+    request = follow(a_plan, "digest", 0, len(PROMPT), slot, gate.probes)
+    gate.open(request, PROMPT)
+    return request
+
+
+def feed(gate: Gate, request: FollowedRequest, piece, n_kept: int = 0) -> None:
+    """Fold the next positions of one request, as a step would."""
+    scores = np.asarray(piece, dtype=np.float32).reshape(-1, 3)
+    first = int(gate.position[request.slot])
+    if len(scores) == 1 and not n_kept:
+        slots = np.array([request.slot])
+        gate.fold_decode([request], slots, np.array([first]), scores, np.array([first + 1]))
+    elif len(scores):
+        gate.fold_chunk(request, scores, n_kept, first + len(scores))
+
+
 def run(rows, lengths, values, others: int = 0):
-    """Feed ``rows`` in steps of these lengths, beside other requests in the same steps; the state at the end."""
+    """Feed ``rows`` in steps of these lengths, beside other requests in the same steps; gate and request at the end."""
     gate = Gate(MANIFEST, NAMES, capacity=2)
-    state = gate.open(plan(values), 0, PROMPT, MANIFEST.model.markers)
-    crowd = [gate.open(plan(values), 0, PROMPT, MANIFEST.model.markers) for _ in range(others)]
-    scores, start = torch.tensor(rows, dtype=torch.float32), 0
+    request = open_request(gate, plan(values), others)
+    crowd = [open_request(gate, plan(values), slot) for slot in range(others)]
+    scores, start, noise = np.array(rows, dtype=np.float32), 0, np.random.default_rng(0)
     for length in lengths:
         piece = scores[start : start + length]
-        if len(piece):
-            gate.fold([Chunk(state, piece), *(Chunk(c, torch.randn_like(piece)) for c in crowd)])
+        together = [*crowd, request]
+        if len(piece) == 1:  # all in one decode step
+            slots = np.array([r.slot for r in together])
+            positions = gate.position[slots]
+            own = np.concatenate([noise.normal(size=(others, 3)).astype(np.float32), piece])
+            gate.fold_decode(together, slots, positions, own, positions + 1)
+        else:
+            for other in crowd:
+                feed(gate, other, noise.normal(size=piece.shape))
+            feed(gate, request, piece)
         start += length
-    return state
+    return gate, request
+
+
+def outcome(gate: Gate, request: FollowedRequest):
+    """Folded score, trip position and trip score of each rule."""
+    folded = [None if math.isnan(v) else v for v in gate.folded[request.slot].tolist()]
+    return [(folded[d.probe], d.trip_position, d.trip_score) for d in request.detectors]
 
 
 def naive(rows, values):
@@ -62,7 +94,7 @@ def naive(rows, values):
         end = len(PROMPT) if probe.scope is Scope.LAST_USER else len(rows)
         seen, ema, folded, trip = [], None, None, None
         for position, row in enumerate(rows):
-            value = float(torch.tensor(row[column], dtype=torch.float32))
+            value = float(np.float32(row[column]))
             if first <= position < end and not math.isnan(value):
                 seen.append(value)
                 ema = value if ema is None else 0.3 * value + 0.7 * ema
@@ -82,65 +114,100 @@ def naive(rows, values):
 
 @given(sequences, cuts, thresholds)
 def test_any_schedule_gives_the_folds_and_trips_of_the_definition(rows, lengths, values):
-    state = run(rows, lengths, values)
-    for detector, (folded, trip), threshold in zip(state.detectors, naive(rows, values), values, strict=True):
-        assert detector.score == (None if folded is None else pytest.approx(folded, abs=1e-5))
+    found = outcome(*run(rows, lengths, values))
+    for (score, position, _), (folded, trip), threshold in zip(found, naive(rows, values), values, strict=True):
+        assert score == (None if folded is None else pytest.approx(folded, abs=1e-5))
         close = folded is not None and abs(folded - threshold) < 1e-4
-        assert close or detector.trip_position == trip
+        assert close or position == trip
 
 
 @given(sequences, cuts, thresholds)
 def test_other_requests_in_the_step_change_nothing(rows, lengths, values):
-    alone, crowded = run(rows, lengths, values), run(rows, lengths, values, others=3)
-    assert [d.state() for d in alone.detectors] == [d.state() for d in crowded.detectors]
+    assert outcome(*run(rows, lengths, values)) == outcome(*run(rows, lengths, values, others=3))
 
 
 @given(sequences, cuts)
 def test_every_position_is_counted_as_seen_and_those_without_a_nan_as_scored(rows, lengths):
-    state = run(rows, lengths, (9.0, 9.0, 9.0))
+    gate, request = run(rows, lengths, (9.0, 9.0, 9.0))
     n = min(len(rows), sum(lengths))
-    assert state.position == n
-    assert state.scored == sum(not any(math.isnan(v) for v in row) for row in rows[:n])
+    assert gate.position[request.slot] == n
+    assert gate.scored[request.slot] == sum(not any(math.isnan(v) for v in row) for row in rows[:n])
 
 
-def test_a_stop_is_carried_out_only_when_the_plan_enforces():
+@pytest.mark.parametrize("action", [Action.STOP, Action.REPLACE])
+def test_a_stop_is_carried_out_only_when_the_plan_enforces(action):
     for enforce in (True, False):
         gate = Gate(MANIFEST, NAMES, capacity=1)
-        state = gate.open(plan((0.0, 99.0, 99.0), Action.STOP, enforce=enforce), 0, PROMPT, MANIFEST.model.markers)
-        gate.fold([Chunk(state, torch.ones(len(PROMPT), 3))])
-        assert state.detectors[0].trip_position == len(PROMPT) - 1
-        assert state.stopped == ("r-intent" if enforce else None)
+        request = open_request(gate, plan((0.0, 99.0, 99.0), action, enforce=enforce))
+        feed(gate, request, np.ones((len(PROMPT), 3)))
+        assert request.detectors[0].trip_position == len(PROMPT) - 1
+        assert request.stopped == ("r-intent" if enforce else None)
 
 
-def test_a_rule_that_steers_adds_its_steering_once():
+def test_a_rule_that_steers_adds_its_steering_once_from_the_next_pass_on():
     steering = (Steering("refusal", Operator.ADD, 1.0),)
     rule = DetectorPlan("r", "intent", 0.0, Action.STEER, steering=steering)
     gate = Gate(MANIFEST, NAMES, capacity=1)
-    one = GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=(rule,))
-    state = gate.open(one, 0, PROMPT, MANIFEST.model.markers)
-    for piece in torch.ones(len(PROMPT) + 5, 3).split(4):
-        gate.fold([Chunk(state, piece)])
+    request = open_request(gate, GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=(rule,)))
+    for piece in np.array_split(np.ones((12, 3)), 3):
+        feed(gate, request, piece)
     after = 8  # the trip is at the prompt's end, in the second step of four tokens
-    assert [state.steering_at(at) for at in (0, after - 1, after, after + 4)] == [(), (), steering, steering]
-    pieces = [at for first, last in state.stretches(2, 13) for at in range(first, last)]
-    assert pieces == list(range(2, 13))
-    for first, last in state.stretches(2, 13):
-        assert {state.steering_at(at) for at in range(first, last)} == {state.steering_at(first)}
+    assert [request.steering_at(at)[0] for at in (0, after - 1, after, after + 4)] == [(), (), steering, steering]
+
+
+def test_a_rule_that_trips_while_the_next_pass_is_on_its_way_steers_from_the_one_after():
+    rule = DetectorPlan("r", "intent", 0.0, Action.STEER, steering=(Steering("refusal", Operator.ADD),))
+    gate = Gate(MANIFEST, NAMES, capacity=1)
+    request = open_request(gate, GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=(rule,)))
+    gate.fold_chunk(request, np.ones((len(PROMPT), 3), dtype=np.float32), 0, len(PROMPT) + 1)
+    assert [bool(request.steering_at(len(PROMPT) + i)[0]) for i in (0, 1)] == [False, True]
 
 
 def test_kept_rows_without_a_score_are_counted_as_cache_misses():
     gate = Gate(MANIFEST, NAMES, capacity=1)
-    state = gate.open(plan(), 0, PROMPT, MANIFEST.model.markers)
-    rows = torch.ones(len(PROMPT), 3)
+    request = open_request(gate, plan())
+    rows = np.ones((len(PROMPT), 3))
     rows[1:4] = math.nan
-    gate.fold([Chunk(state, rows, n_kept=3)])
-    assert (state.cache_misses, state.scored) == (2, len(PROMPT) - 3)
+    feed(gate, request, rows, n_kept=3)
+    assert (request.cache_misses, gate.scored[0]) == (2, len(PROMPT) - 3)
 
 
-def test_slots_are_reused_clean():
+def test_slots_are_reused_clean_and_more_requests_than_expected_find_room():
     gate = Gate(MANIFEST, NAMES, capacity=1)
-    for value in (3.0, 1.0):
-        state = gate.open(plan(), 0, PROMPT, MANIFEST.model.markers)
-        gate.fold([Chunk(state, torch.full((len(PROMPT), 3), value))])
-        assert state.detectors[0].score == value
-        gate.close(state)
+    for slot, value in ((0, 3.0), (0, 1.0), (5, 2.0)):
+        request = open_request(gate, plan(), slot)
+        feed(gate, request, np.full((len(PROMPT), 3), value))
+        assert outcome(gate, request)[0][0] == value
+
+
+steerings = st.lists(
+    st.builds(
+        Steering, direction=st.sampled_from(["a", "b"]), operator=st.sampled_from(list(Operator)),
+        strength=st.floats(0.1, 2), scope=st.sampled_from(list(SteeringScope)), start=st.integers(0, 6),
+        half_life=st.one_of(st.none(), st.floats(0.5, 8)),
+    ),
+    max_size=3,
+)  # fmt: skip
+
+
+@given(steerings)
+def test_what_steers_a_position_holds_until_it_is_said_to_change(some):
+    request = follow(
+        GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=(), steering=tuple(some)),
+        "digest", 0, len(PROMPT), 0, NAMES,
+    )  # fmt: skip
+    position = 0
+    while position < 25:
+        active, until = request.steering_at(position)
+        assert until > position
+        assert all(request.steering_at(at)[0] == active for at in range(position, min(until, 25)))
+        position = until
+    for position in range(20):
+        for steering in some:
+            first = steering.start + (len(PROMPT) if steering.scope is SteeringScope.RESPONSE else 0)
+            ended = steering.scope is SteeringScope.PROMPT and position >= len(PROMPT)
+            left = 0.5 ** ((position - first) / steering.half_life) if steering.half_life is not None else 1.0
+            wanted = steering.strength * left if position >= first and not ended else None
+            mine = [s.strength for s in request.steering_at(position)[0] if s.direction == steering.direction]
+            assert wanted is None or any(strength == pytest.approx(wanted) for strength in mine)
+            assert len(mine) <= sum(s.direction == steering.direction for s in some)

@@ -47,12 +47,12 @@ def forward(model: nn.Module) -> torch.Tensor:
 
 
 # Sequential, post-norm with and without a norm before, parallel, two-layer MLP without a module of its own, positions.
-@pytest.mark.parametrize("family", ["llama", "gemma2", "olmo2", "gpt-neox", "opt", "gpt2", "granite"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "olmo2", "gpt-neox", "opt", "gpt2", "granite"])
 def test_taps_and_operators_act_where_transformers_adds_to_the_stream(family: str, tmp_path: Path):
     path = make_model(tmp_path / "model", family)
     bundle = make_bundle(tmp_path / "bundle", path)
     reference = Reference(path, bundle, family)
-    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa").eval()
     taps = instrument(model, bundle, MAX_TOKENS)
     for steering in STEERINGS:
         taps.poison(len(IDS))
@@ -157,7 +157,7 @@ def test_a_bias_that_the_layer_adds_later_is_projected_for_steered_tokens_and_st
 
 
 def test_a_model_without_one_list_of_as_many_layers_is_refused_with_what_was_found():
-    with pytest.raises(EngineSetupError, match="LlamaForCausalLM has 0 lists of 5 layers .none."):
+    with pytest.raises(EngineSetupError, match=r"LlamaForCausalLM has 0 lists of 5 layers \(none\)"):
         find_blocks(make("llama"), 5)
     twice = nn.ModuleDict({"a": make("llama"), "b": make("llama")})
     with pytest.raises(EngineSetupError, match=r"2 lists of 4 layers \(a.model.layers, b.model.layers\)"):
@@ -183,5 +183,3 @@ def test_a_layer_that_returns_something_else_is_refused_when_it_first_runs(tmp_p
     instrument(model, bundle, MAX_TOKENS)
     with pytest.raises(EngineSetupError, match=r"layer 0 \(FalconDecoderLayer\) returned .*; wanted one tensor"):
         forward(model)
-
-

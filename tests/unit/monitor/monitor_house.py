@@ -46,7 +46,7 @@ async def silence(parts: Any) -> None:
     """Stop the engine's heartbeat, as long ago as it takes to be noticed."""
     parts.engine.silent = True
     await asyncio.sleep(0.1)  # what was sent before has arrived
-    parts.monitor.receiver._last_hello = float("-inf")
+    parts.monitor.receiver._ranks.forget(0)
 
 
 async def chat(parts: Any, **fields: Any) -> Any:

@@ -1,5 +1,12 @@
 """A bundle's manifest and a policy file for tests, made by hand."""
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monitor.policy.steering import Names
+from probes.bundle import Bundle, direction_tensor, write_bundle
 from probes.types import (
     Calibration,
     Direction,
@@ -36,8 +43,18 @@ def probe(name: str, scope: Scope) -> Probe:
     )
 
 
-def direction(name: str) -> Direction:
-    return Direction(name=name, concept=name, layer=3, magnitude=2.0, position="last")
+def direction(name: str, layer: int = 3) -> Direction:
+    return Direction(name=name, concept=name, layer=layer, magnitude=2.0, position="last")
+
+
+def write_directions(path: Path, *directions: Direction, seed: int = 0, **changes: Any) -> Bundle:
+    """A bundle without probes for the model of :data:`MANIFEST`; ``changes`` to its model's fields."""
+    rng = np.random.default_rng(seed)
+    model = MANIFEST.model.model_copy(update=changes)
+    manifest = MANIFEST.model_copy(update={"model": model, "probes": (), "directions": directions})
+    vectors = {direction_tensor(d.name): rng.normal(size=model.d_model) for d in directions}
+    unit = {name: (v / np.linalg.norm(v)).astype(np.float32) for name, v in vectors.items()}
+    return write_bundle(path, manifest, unit, overwrite=True)
 
 
 MANIFEST = Manifest(
@@ -55,6 +72,7 @@ MANIFEST = Manifest(
     probes=(probe("harmful_intent", Scope.PROMPT), probe("deception", Scope.ALL)),
     directions=(direction("refusal"), direction("honesty")),
 )
+NAMES = Names.of(MANIFEST)
 PROBES = tuple(p.name for p in MANIFEST.probes)
 
 POLICY = """
@@ -97,6 +115,27 @@ policies:
         probe: harmful_intent
         action: steer
         steering: [{direction: refusal, operator: add}]
+  - name: replacing
+    callers: {may_select: true}
+    rules:
+      - {name: harm, probe: harmful_intent, action: replace, text: "I would rather not."}
+      - {name: lie, probe: deception, action: replace, text: "[cut]", fpr: 0.05}
+  - name: replacing-live
+    callers: {may_select: true}
+    release: live
+    rules:
+      - {name: harm, probe: harmful_intent, action: replace, text: "I would rather not."}
+      - {name: lie, probe: deception, action: replace, text: "[cut]", fpr: 0.05}
+  - name: replacing-or-not
+    callers: {may_select: true}
+    rules:
+      - {name: harm, probe: harmful_intent, action: stop}
+      - {name: lie, probe: deception, action: replace, text: "[cut]"}
+  - name: would-replace
+    callers: {may_select: true}
+    mode: observe
+    rules:
+      - {name: lie, probe: deception, action: replace, text: "[cut]"}
   - name: internal
     callers: {may_select: false, may_add_probes: false}
 """

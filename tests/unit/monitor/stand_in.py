@@ -20,7 +20,6 @@ from aiohttp import web
 from monitor.errors import PlanError
 from monitor.frames import DetectorState, Hello, RequestScores, ScoreFrame, encode_frame
 from monitor.policy.plan import GatePlan, verify_plan
-from monitor.types import Action
 
 LOW = -5.0
 
@@ -315,7 +314,7 @@ class StandIn:
                         trips[d.rule] = (position, value)
             stopped = None
             if plan.enforce:
-                stopped = next((d.rule for d in plan.detectors if d.action is Action.STOP and d.rule in trips), None)
+                stopped = next((d.rule for d in plan.detectors if d.action.ends and d.rule in trips), None)
             seen = positions[-1] + 1
             string = script.finish == "string"
             eos_now = script.finish == "stop" and step == n  # this step samples EOS

@@ -6,11 +6,29 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from monitor_samples import DIGEST, MANIFEST
+from monitor_samples import DIGEST, MANIFEST, direction, write_directions
 from typer.testing import CliRunner
 
 import monitor.cli as cli
 import probes.bundle
+
+LOADED = """
+version: 1
+default: a
+policies:
+  - name: a
+    steering:
+      - direction: moods:humour
+        operator: clamp
+        strength: 0.5
+        low: -1
+        high: 2
+        start: 3
+        half_life: 8
+        when: {probe: deception, threshold: 1.5}
+    rules:
+      - {name: lie, probe: deception, action: replace, text: I would rather not say.}
+"""
 
 
 @pytest.fixture
@@ -66,6 +84,25 @@ def test_policy_explain_says_what_it_does(run, policy_file, monkeypatch):
         "callers may not select it",
     ):
         assert words in done.stdout
+
+
+def test_policies_with_loaded_directions_are_read_out(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    write_directions(tmp_path / "extra" / "moods", direction("humour"))
+    (tmp_path / "policy.yaml").write_text(LOADED)
+    words = [tmp_path / "policy.yaml", "--bundle", "b"]
+    done = run("policy", "explain", *words, "--directions", tmp_path / "extra")
+    assert done.exit_code == 0, done.stderr
+    for said in (
+        "clamp moods:humour x 0.5 (all) from -1 to 2 from token 3 on halved every 8 tokens",
+        "where deception reaches 1.5 (sharpness 10)",
+        "replace by: I would rather not say.",
+    ):
+        assert said in done.stdout
+    done = run("policy", "validate", *words)
+    assert (done.exit_code, "set --directions" in done.stderr) == (2, True)
+    done = run("policy", "validate", *words, "--directions", tmp_path / "nowhere")
+    assert (done.exit_code, "nowhere" in done.stderr) == (2, True)
 
 
 def test_bad_settings_and_missing_files_are_exit_status_2(run, policy_file, monkeypatch):

@@ -22,6 +22,7 @@ CONTRACT = {
     "plumbline_bundle_info": ("gauge", ("name", "version", "digest", "model")),
     "plumbline_requests_in_flight": ("gauge", ()),
     "plumbline_taps_alive": ("gauge", ()),
+    "plumbline_engine_untested": ("gauge", ()),
 }
 
 
@@ -52,10 +53,10 @@ def filled():
     metrics.show_bundle(MANIFEST, DIGEST)
     metrics.reloaded("success", 1.0)
     metrics.dropped("lost", 2)
-    metrics.watch_taps(lambda: True)
+    metrics.watch_engine(lambda: True, lambda: False)
     recorder = Recorder(metrics, MANIFEST)
     recorder.refused("content_filter")
-    steering = (Steering("refusal", Operator.ADD),)
+    steering = (Steering("refusal", Operator.ADD), Steering("extra:humour@0123456789abcdef", Operator.CLAMP, low=0.0))
     recorder.record(verdict(), steering, released=1, seconds=0.5, blocks=True)
     return metrics
 
@@ -76,9 +77,10 @@ def test_values_of_one_verdict():
     assert value("plumbline_unscored_total", {"reason": "nan", "fail_mode": "block"}) == 1
     assert value("plumbline_tokens_scored_total") == 5
     assert value("plumbline_tokens_released_total") == 5
+    assert value("plumbline_steering_applied_total", {"direction": "extra:humour", "operator": "clamp"}) == 1
     score = {"model": "organism", "concept": "harmful_intent", "scope": "prompt"}
     assert value("plumbline_score_sum", score) == 0.98
-    assert value("plumbline_taps_alive") == 1
+    assert (value("plumbline_taps_alive"), value("plumbline_engine_untested")) == (1, 0)
 
 
 def test_apps_do_not_share_a_registry():

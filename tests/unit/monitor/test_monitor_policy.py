@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monitor_samples import DIGEST, KEY, MANIFEST, POLICY, probe
+from monitor_samples import DIGEST, KEY, MANIFEST, NAMES, POLICY, probe
 
 from monitor.errors import ConfigError, LoosensPolicyError, PlanError, RequestError
 from monitor.policy.compile import check_raw_prompt, compile_plan
@@ -13,27 +13,26 @@ from monitor.policy.load import parse_policy
 from monitor.policy.model import PolicyFile
 from monitor.policy.options import GuardOptions
 from monitor.policy.plan import sign_plan, verify_plan
+from monitor.policy.steering import Names
 from monitor.policy.store import PolicyStore, load_snapshot
-from monitor.types import Action, Mode, Operator, Steering
+from monitor.types import Action, Condition, Mode, Operator, Steering
 from probes.types import Scope
 
 
 @pytest.fixture
 def snapshot(policy_file):
-    return load_snapshot(policy_file, MANIFEST)
+    return load_snapshot(policy_file, NAMES)
 
 
 def compiled(policy, options=GuardOptions()):  # noqa: B008
-    return compile_plan(
-        policy, options, manifest=MANIFEST, digest=DIGEST, revision="r", request_id="id", n=1, expires=2e9
-    )
+    return compile_plan(policy, options, names=NAMES, digest=DIGEST, revision="r", request_id="id", n=1, expires=2e9)
 
 
 def errors_of(text, tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load_snapshot(path, MANIFEST)
+        load_snapshot(path, NAMES)
     message = str(caught.value)
     assert "p.yaml" in message
     return message
@@ -54,13 +53,16 @@ TWICE = "[{name: r, probe: deception, action: flag}, {name: r, probe: deception,
         ("version: 1\ndefault: b\npolicies: [{name: a}]", ["'b'", "the policies are a"]),
         ("version: 1\ndefault: a\npolicies: [{name: a}, {name: a}]", ["repeated: a"]),
         (HEAD + "    rules: " + TWICE, ["repeated: r"]),
-        (HEAD + "    rules: [{name: r, probe: deception, action: block}]", ["policies[0].rules[0].action", "'block'", "'flag', 'steer' or 'stop'"]),
+        (HEAD + "    rules: [{name: r, probe: deception, action: block}]", ["policies[0].rules[0].action", "'block'", "'flag', 'steer', 'replace' or 'stop'"]),
         (HEAD + "    rules: [{name: r, probe: anger, action: flag}]", ["policies[0].rules[0].probe", "'anger'", "harmful_intent, deception"]),
         (HEAD + "    rules: [{name: r, probe: deception, action: flag, fpr: 0.5}]", ["policies[0].rules[0].fpr", "0.5", "0.01, 0.05"]),
         (HEAD + "    rules: [{name: r, probe: deception, action: flag, fpr: 0.05, threshold: 1}]", ["not both"]),
         (HEAD + "    rules: [{name: r, probe: deception, action: flag, threshold: .nan}]", ["threshold", "finite"]),
         (HEAD + f"    rules: [{STEER}]", ["needs steering"]),
         (HEAD + f"    rules: [{TAKES}]", ["belongs to action steer"]),
+        (HEAD + "    rules: [{name: r, probe: deception, action: replace}]", ["rules[0]", "needs text"]),
+        (HEAD + "    rules: [{name: r, probe: deception, action: replace, text: ''}]", ["rules[0].text", "at least 1"]),
+        (HEAD + "    rules: [{name: r, probe: deception, action: stop, text: sorry}]", ["text belongs to action replace"]),
         (HEAD + "    steering: [{direction: up, operator: add}]", ["policies[0].steering[0].direction", "'up'", "refusal, honesty"]),
         (HEAD + "    steering: [{direction: refusal, operator: ablate, strength: 2}]", ["strength", "at most 1"]),
         (HEAD + "    on_unscored: alow", ["policies[0].on_unscored", "'alow'", "'block' or 'allow'"]),
@@ -80,7 +82,7 @@ def test_errors_say_where_what_came_and_what_is_wanted(text, wanted, tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.yaml"):
-        load_snapshot(tmp_path / "nothing.yaml", MANIFEST)
+        load_snapshot(tmp_path / "nothing.yaml", NAMES)
 
 
 def test_thresholds_come_from_value_fpr_or_the_bundles_first(snapshot):
@@ -101,7 +103,7 @@ def test_plans_carry_release_and_mode(snapshot):
 
 def test_a_failed_reload_keeps_the_last_good(policy_file):
     told = []
-    store = PolicyStore(policy_file, MANIFEST, lambda result, loaded: told.append((result, loaded)))
+    store = PolicyStore(policy_file, NAMES, lambda result, loaded: told.append((result, loaded)))
     first = store.snapshot
     policy_file.write_text("version: 1")
     assert not store.reload()
@@ -121,6 +123,11 @@ steerings = st.builds(
     direction=st.sampled_from(["refusal", "honesty", "up"]),
     operator=st.sampled_from(list(Operator)),
     strength=st.floats(-4, 4),
+    start=st.sampled_from([0, 7]),
+    half_life=st.sampled_from([None, 3.0]),
+    low=st.none() | st.floats(-4, 4),
+    high=st.none() | st.floats(-4, 4),
+    when=st.sampled_from([None, Condition("deception", 1.0)]),
 )
 options = st.builds(
     GuardOptions,
@@ -139,7 +146,7 @@ def test_tightening_never_allows_more(name, wishes, tmp_path_factory):
     parsed = PolicyFile.model_validate(_yaml(POLICY))
     from monitor.policy.compile import resolve_policy
 
-    policy = resolve_policy(next(p for p in parsed.policies if p.name == name), MANIFEST, "x")
+    policy = resolve_policy(next(p for p in parsed.policies if p.name == name), NAMES, "x")
     plain = compiled(policy)
     try:
         plan = compiled(policy, wishes)
@@ -153,7 +160,9 @@ def test_tightening_never_allows_more(name, wishes, tmp_path_factory):
     assert plan.steering[: len(plain.steering)] == plain.steering
     for steering in plan.steering[len(plain.steering) :]:
         allowed = policy.model.callers.may_steer
-        assert any(a.direction == steering.direction and abs(steering.strength) <= a.max_strength for a in allowed)
+        amounts = [abs(a) for a in (steering.strength, steering.low, steering.high) if a is not None]
+        assert any(a.direction == steering.direction and max(amounts) <= a.max_strength for a in allowed)
+        assert any(a.direction == steering.direction and steering.operator in a.operators for a in allowed)
     if plan.steering:
         assert plan.cache_salt()
 
@@ -203,13 +212,13 @@ def load_policy(name):
     from monitor.policy.compile import resolve_policy
 
     parsed = PolicyFile.model_validate(_yaml(POLICY))
-    return resolve_policy(next(p for p in parsed.policies if p.name == name), MANIFEST, "x")
+    return resolve_policy(next(p for p in parsed.policies if p.name == name), NAMES, "x")
 
 
 def test_a_raw_prompt_is_refused_where_a_rule_acts_on_the_last_user_turn(policy_file):
     probes = (probe("harmful_intent", Scope.LAST_USER), probe("deception", Scope.RESPONSE))
     manifest = MANIFEST.model_copy(update={"probes": probes})
-    policies = load_snapshot(policy_file, manifest).policies
+    policies = load_snapshot(policy_file, Names.of(manifest)).policies
     with pytest.raises(LoosensPolicyError, match="may_send_raw_prompts"):
         check_raw_prompt(policies["standard"], manifest)
     for name in ("live", "watching", "steering"):  # no such rule; only observes; allows it

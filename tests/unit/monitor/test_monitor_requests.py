@@ -3,13 +3,14 @@
 import gzip
 import json
 
+import msgspec
 import pytest
 from monitor_house import chat, house, metric
 from monitor_samples import DIGEST, KEY
 from stand_in import Script
 
 from monitor.policy.plan import GatePlan, sign_plan, verify_plan
-from monitor.types import Status
+from monitor.types import Status, Steering
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,7 +44,7 @@ async def test_unknown_and_malformed_guard_fields_are_400(served):
     await refused(served, 400, "scanners", "policy, mode, probes", guard={"scanners": []})
     await refused(served, 400, "guard", guard="off")
     await refused(served, 400, "mode", guard={"mode": "off"})
-    await refused(served, 400, "operator", guard={"steering": [{"direction": "refusal", "operator": "clamp"}]})
+    await refused(served, 400, "operator", guard={"steering": [{"direction": "refusal", "operator": "bend"}]})
     await refused(served, 400, "unknown", guard={"steering": [{"direction": "refusal", "operator": "add", "x": 1}]})
     zero = [{"direction": "refusal", "operator": "ablate", "strength": 0}]
     await refused(served, 400, "strength", guard={"steering": zero})
@@ -99,7 +100,7 @@ async def test_callers_cannot_bring_their_own_plan_or_salt(served):
 async def test_a_request_that_steers_has_a_salt_of_its_own(served):
     steering = [{"direction": "refusal", "operator": "add", "strength": 1.5, "scope": "all"}]
     done = await chat(served, guard={"steering": steering}, extra={"cache_salt": "mine"})
-    assert done.guard["steering"] == steering
+    assert msgspec.convert(done.guard["steering"], list[Steering]) == msgspec.convert(steering, list[Steering])
     sent = served.engine.requests[-1]
     salt = served.engine.plans[-1].cache_salt()
     assert salt.startswith("plumbline-")

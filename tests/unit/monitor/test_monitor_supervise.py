@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from monitor_samples import DIGEST, MANIFEST
 
 from monitor import supervise as module
 from monitor.config import MonitorSettings
-from monitor.engine_process import engine_command, engine_environment
+from monitor.engine_process import data_parallel_ranks, engine_command, engine_environment
 from monitor.errors import ConfigError, EngineExitedError
 from monitor.supervise import EngineOptions, beside, supervise
 
@@ -124,6 +125,34 @@ def test_the_plugin_cannot_be_left_out_of_the_environment():
     assert made["PLUMBLINE_BUNDLE"] == "/b"
     assert engine_environment({"VLLM_PLUGINS": ""}, "/b", "x", "k")["VLLM_PLUGINS"] == "plumbline"
     assert "VLLM_PLUGINS" not in engine_environment({}, "/b", "x", "k")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ranks"),
+    [
+        (["--data-parallel-size", "2", "--enforce-eager"], 2),
+        (["--data_parallel_size=3"], 3),
+        (["--dtype", "float32", "-dp", "4"], 4),
+        (["--data-parallel-size-local", "2"], None),
+        (["--enforce-eager"], None),
+    ],
+)
+def test_the_engine_is_told_how_many_ranks_it_has(arguments, ranks):
+    assert data_parallel_ranks(arguments) == ranks
+
+
+async def test_the_engine_gets_what_the_options_say(fake, tmp_path, policy_file, capsys, monkeypatch):
+    """Seen by a stand-in that ends at once and tells its environment."""
+    telling = (
+        "import os; raise SystemExit('TestError: ' + repr(sorted(v for v in os.environ.items() if 'PLUMB' in v[0])))"
+    )
+    monkeypatch.setattr(module, "engine_command", lambda *_: [sys.executable, "-c", telling])
+    given = replace(options(tmp_path), allow_untested=True, arguments=("--data-parallel-size 2",))
+    settings = MonitorSettings(port=0, grpc_port=0, directions=tmp_path)
+    with pytest.raises(EngineExitedError) as caught:
+        await supervise(given, HERE, policy_file, settings, verbose=False)
+    for name, value in (("ALLOW_UNTESTED", "1"), ("DIRECTIONS", str(tmp_path)), ("RANKS", "2"), ("BUNDLE", str(HERE))):
+        assert f"('PLUMBLINE_{name}', '{value}')" in str(caught.value)
 
 
 def test_the_engine_listens_on_the_loopback_interface_only():

@@ -17,13 +17,20 @@ from monitor.v1 import guard_pb2, verdict_pb2
 names = st.text(max_size=20)
 counts = st.integers(0, 2**32 - 1)
 logits = st.none() | st.floats(allow_nan=False)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 token_logits = st.none() | st.floats(allow_nan=False, width=32)
 
 steerings = st.builds(
     types.Steering,
     direction=st.text(min_size=1, max_size=20),
     operator=st.sampled_from(types.Operator),
-    strength=st.floats(allow_nan=False, allow_infinity=False),
+    strength=finite,
+    scope=st.sampled_from(types.SteeringScope),
+    start=counts,
+    half_life=st.none() | finite,
+    low=st.none() | finite,
+    high=st.none() | finite,
+    when=st.none() | st.builds(types.Condition, probe=names, threshold=finite, sharpness=finite),
 )
 detections = st.builds(
     types.Detection,
@@ -150,6 +157,13 @@ def test_options_reach_the_guard():
     options = options_from_proto(message, token_scores=False)
     assert (options.policy, options.mode, options.probes) == ("strict", types.Mode.OBSERVE, ("deception",))
     assert options.steering == (types.Steering("refusal", types.Operator.ADD, 1.0),)
+
+
+def test_what_a_steering_leaves_out_is_as_in_a_policy_file():
+    when = verdict_pb2.Condition(probe="deception", threshold=0.0)
+    message = verdict_pb2.Steering(direction="refusal", operator=verdict_pb2.OPERATOR_CLAMP, low=0.0, when=when)
+    wanted = types.Steering("refusal", types.Operator.CLAMP, low=0.0, when=types.Condition("deception", 0.0))
+    assert convert.steering_from_proto(over_the_wire(message)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from monitor.answers import Chunk, Finished
 from monitor.errors import BlockedError
 from monitor.rpc.convert import token_score_from_proto, verdict_from_proto
 from monitor.rpc.status import error_info
-from monitor.types import Mode, Operator, Status, Steering
+from monitor.types import Action, Mode, Operator, Status, Steering
 from monitor.v1 import guard_pb2 as pb
 from monitor.v1 import verdict_pb2
 
@@ -61,6 +61,20 @@ async def test_generate_streams_text_and_scores_then_the_verdict_and_usage(house
     assert options.token_scores
     assert options.steering == (Steering("refusal", Operator.ABLATE, 1.0),)
     assert house.guard.closed.is_set()
+
+
+async def test_a_replaced_response_is_text_before_the_end(house):
+    replaced = make_verdict(action=Action.REPLACE)
+    house.guard.script = [
+        text_chunk("one ", token(9)),
+        text_chunk("[withheld]"),
+        Chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]}, 0),
+        Finished((replaced,)),
+    ]
+    *deltas, last = [event async for event in house.guarding.Generate(pb.GenerateRequest(messages=TURNS))]
+    assert "".join(event.delta.text for event in deltas) == "one [withheld]"
+    assert (deltas[-1].delta.text, deltas[-1].delta.finish_reason) == ("", pb.FINISH_REASON_CONTENT_FILTER)
+    assert last.finished.verdicts[0].action == verdict_pb2.ACTION_REPLACE
 
 
 async def test_choices_stay_apart_and_completions_have_text(house):

@@ -1,0 +1,1 @@
+"""Parity and cost on an NVIDIA GPU."""

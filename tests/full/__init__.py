@@ -1,0 +1,1 @@
+"""Proofs that are too large for ``make test``; ``python -m tests.full.run`` runs them, in shards and resumable."""
