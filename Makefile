@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(TOOLS)/usr/bin:$(PATH)
 export VLLM_CPU_KVCACHE_SPACE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help demo serve test test-unit test-full lint format proto bench clean
+.PHONY: help demo serve test test-unit test-full lint format proto bench-engine bench-gpu clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ test-unit: $(STAMP) ## the tests that need no vLLM (under a minute)
 	$(BIN)/pytest -n 2 tests/unit
 
 test-full: test ## what is too large for `make test`; today the same
+
+bench-engine: $(STAMP) ## what probes and steering cost against plain vLLM (hours on two cores)
+	$(BIN)/python -m benchmarks.engine
+
+bench-gpu: $(STAMP) ## parity and cost on an NVIDIA GPU
+	$(BIN)/python -m benchmarks.gpu
 
 lint: $(STAMP) ## ruff, mypy --strict, buf
 	$(BIN)/ruff check .

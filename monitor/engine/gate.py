@@ -127,7 +127,7 @@ class Gate:
             trips: Bools = (folded >= self._lowest[slot]) & (at >= decides[:, 0]) & (at < decides[:, 1])
             if tripped := bool(np.any(trips)):
                 self._trip(request, folded, trips, first, begin)
-        missing = np.isnan(scores).any(1)
+        missing: Bools = np.any(np.isnan(scores), axis=1)
         request.cache_misses += int(missing[:n_kept].sum())
         self.position[slot] = first + len(scores)
         self.scored[slot] += int((~missing).sum())
