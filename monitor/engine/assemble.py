@@ -57,8 +57,10 @@ def assemble(
     gate = Gate(manifest, taps.probes, capacity)
     loaded = LoadedDirections(taps.steering, settings.directions, len(manifest.directions), manifest.model.d_model)
     max_blocks = -(-config.model_config.max_model_len // block_size) + 1
+    followers = Followers(settings, bundle.digest, gate.probes, loaded, capacity)
+    followers.spreads = config.device_config.device_type == "cpu"
     return StepHooks(
-        Followers(settings, bundle.digest, gate.probes, loaded, capacity),
+        followers,
         taps,
         gate,
         Ledger(capacity, max_blocks, block_size, group),

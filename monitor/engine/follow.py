@@ -35,6 +35,8 @@ class Followers:
         by_slot: the followed requests.
         followed: ``(capacity,)`` bool, whether a slot's request is followed.
         unscored: slots of requests, followed or not, that no probe of the bundle may judge.
+        spreads: whether an adapter may change the other requests of its steps too, so that they are unscored as well:
+            vLLM's CPU kernel gives tokens without an adapter the one in the last slot.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Followers:
         self.by_slot: dict[int, FollowedRequest] = {}
         self.followed = np.zeros(capacity, dtype=np.bool_)
         self.unscored: set[int] = set()
+        self.spreads = False
 
     def open(self, new: NewRequest) -> FollowedRequest | None:
         """Begin with a new request; None if it has no plan and there is no default plan.

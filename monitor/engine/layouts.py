@@ -40,13 +40,13 @@ def _kind(writes: str, others: str) -> _Kind:
 
 _NORMS = "input_layernorm post_attention_layernorm"
 _KINDS = (
-    _kind("self_attn mlp", _NORMS),  # Llama, Mistral, Qwen 2 and 3, Gemma, Phi-3, Granite, DeepSeek-V2
-    _kind("self_attn block_sparse_moe", _NORMS),  # Mixtral
+    _kind("self_attn mlp", _NORMS),  # Llama, Mistral, Qwen, Gemma, Phi-3, Granite, OLMo, DeepSeek
+    _kind("self_attn block_sparse_moe", _NORMS),  # Mixtral, Granite MoE
     _kind("attn mlp", _NORMS),  # GPT-OSS
     _kind("attention mlp", f"{_NORMS} post_attention_dropout post_mlp_dropout"),  # GPT-NeoX
     _kind("self_attention mlp", "input_layernorm"),  # Falcon 7B
     _kind("self_attention mlp", "ln_attn ln_mlp"),  # Falcon 40B
-    _kind("self_attention mlp", _NORMS),  # Falcon RW, BLOOM
+    _kind("self_attention mlp", _NORMS),  # Falcon RW
     _kind("attn mlp", "ln_1 ln_2"),  # GPT-2
     _kind("self_attn fc2", "fc1 activation_fn self_attn_layer_norm final_layer_norm"),  # OPT
     _kind(

@@ -1,4 +1,4 @@
-"""Where the plugin enters the V1 model runner (which the CPU runner extends). Verified for vLLM 0.26 to 0.32.
+"""Where the plugin enters the V1 model runner (which the CPU's V1 runner extends).
 
 Runs in: vLLM worker.
 """

@@ -241,6 +241,10 @@ class StepHooks:
         if not np.isfinite(scores).all():
             scores[~np.isfinite(scores)] = np.nan
         if self._followers.unscored:
-            scores[np.isin(rows.row_slots, list(self._followers.unscored))] = np.nan
+            adapted = np.isin(rows.row_slots, list(self._followers.unscored))
+            if self._followers.spreads and adapted.any():
+                self._followers.unscored.update(rows.slots.tolist())
+                adapted[:] = True
+            scores[adapted] = np.nan
         if self.stale is not None:
             scores[:] = np.nan

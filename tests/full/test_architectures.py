@@ -14,8 +14,7 @@ from tests.support.tiny import make_bundle, make_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(1800)]
 
-# Prompts are prefilled in chunks. Prefix caching is off, because some families have sliding windows in all layers.
-OPTIONS = {"enforce_eager": True, "max_num_batched_tokens": 64, "enable_prefix_caching": False}
+OPTIONS = {"enforce_eager": True, "max_num_batched_tokens": 64}  # prompts are prefilled in chunks
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -98,7 +98,6 @@ FAMILIES: dict[str, Family] = {
         ("self_attention", "mlp"),
         attention="sdpa",  # transformers' eager attention adds ALiBi twice here: in the mask and by itself
     ),
-    "bloom": Family("BloomConfig", {**_FALCON, "tie_word_embeddings": True}, ("self_attention", "mlp")),
     "starcoder2": Family("Starcoder2Config", {**_GATED, "sliding_window": None}),
     "granite-moe": Family(
         "GraniteMoeConfig",

@@ -118,7 +118,8 @@ def _fed_tokens(reference: Reference, arrival: Arrival, received: Delivered, cho
     if not received.aborted:
         return ids if arrival.plan.hold else ids[:-1]  # the last sampled token is fed forward for a hold only
     n_at_least = len(ids) - 1 if response else 0
-    while len(ids) < n_reported:
+    n_at_most = len(arrival.prompt) + arrival.params["max_tokens"]
+    while len(ids) < min(n_reported, n_at_most):
         _, logits = scoped_run(reference, arrival.prompt, ids[len(arrival.prompt) :], arrival.plan.steering)
         ids.append(int(logits[-1].argmax()))
     return ids[: max(n_reported, n_at_least)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, PreTrainedConfig
 
 from monitor.engine.instrument import Instrumentation, instrument
 from monitor.engine.layouts import find_blocks
@@ -171,9 +171,18 @@ def test_a_layer_of_no_known_kind_is_refused_with_its_children():
         find_blocks(model, 4)
 
 
-def test_a_layer_that_normalises_its_output_is_refused():
-    config = FAMILIES["opt"].make_config(do_layer_norm_before=False)
-    with pytest.raises(EngineSetupError, match="do_layer_norm_before = False, wanted True"):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (FAMILIES["opt"].make_config(do_layer_norm_before=False), "do_layer_norm_before = False, wanted True"),
+        (
+            BloomConfig(hidden_size=64, n_layer=4, n_head=4, apply_residual_connection_post_layernorm=True),
+            "apply_residual_connection_post_layernorm = True, wanted False",
+        ),
+    ],
+)
+def test_a_layer_that_normalises_the_stream_itself_is_refused(config: PreTrainedConfig, message: str):
+    with pytest.raises(EngineSetupError, match=message):
         find_blocks(AutoModelForCausalLM.from_config(config), 4)
 
 
