@@ -104,7 +104,7 @@ def _make_tap(columns: list[_Column], first: int, scores: Tensor) -> _Tap | None
     """The tap of one layer, whose columns start at ``first``; None if no probe reads the layer."""
     if not columns:
         return None
-    weights = torch.stack([c.weights for c in columns], dim=1).to(scores.device)
+    weights = torch.stack([c.weights for c in columns]).to(scores.device).T  # (d_model, k): the faster layout
     bias = torch.tensor([c.bias for c in columns], dtype=torch.float32, device=scores.device)
 
     def tap(hidden: Tensor, residual: Tensor | None) -> None:

@@ -106,9 +106,8 @@ def _write(write: Tensor, units: Tensor, gram: Tensor, table: Tensor, needed: Te
 
 
 def _whole(stream: Tensor, other: Tensor | None) -> Tensor:
-    """The activation in fp32: ``(n, d_model)``."""
-    full = stream.to(torch.float32)
-    return full if other is None else full + other
+    """The activation in fp32, ``(n, d_model)``: summed in the model's dtype, as the next layer's norm sums it."""
+    return (stream if other is None else stream + other).to(torch.float32)
 
 
 def _condition(rows: Tensor, scores: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def test_no_token_of_hundreds_of_staggered_requests_is_missing_wrong_or_someone_
     print(result)
     assert result.n_preemptions > 0, "the KV cache of this engine is meant to be too small for the batch"
     assert result.n_cached > 0, "prompts are meant to share prefixes"
-    assert result.n_aborted > 50
+    assert result.n_aborted > 30
     assert result.n_lost_frames == 0
     assert (result.n_missing, result.n_misattributed, result.n_wrong_folds) == (0, 0, 0)
     assert result.worst_share <= 1

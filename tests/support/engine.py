@@ -109,7 +109,7 @@ class Engine:
 
     @property
     def n_columns(self) -> int:
-        return len(self.bundle.manifest.probes)
+        return len(self.hello.probes)
 
 
 class Collected:

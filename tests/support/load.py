@@ -35,7 +35,7 @@ NEVER = 1e9
 
 
 def make_arrivals(engine: Engine, n: int, seed: int) -> list[Arrival]:
-    """``n`` requests that arrive over ``2 n`` steps.
+    """``n`` requests that arrive over ``4 n`` steps.
 
     Prompts share prefixes and some are repeated; a third samples, a seventh has several choices, a sixth is given up
     on the way. What is given up generates greedily, so that tokens which the caller never saw can be computed again.
@@ -53,8 +53,8 @@ def make_arrivals(engine: Engine, n: int, seed: int) -> list[Arrival]:
         params = {"max_tokens": int(rng.integers(1, 60)), "n": choices, "temperature": float(sampled)}
         steering = STEERINGS[rng.integers(len(STEERINGS))]
         plan = engine.plan(detectors=_rules(engine, rng), steering=steering, n=choices, hold=bool(rng.random() < 0.2))
-        abort_after = int(rng.integers(1, 50)) if not sampled and rng.random() < 0.25 else None
-        arrivals.append(Arrival(int(rng.integers(2 * n)), prompt, plan, params, abort_after))
+        abort_after = int(rng.integers(params["max_tokens"])) if not sampled and rng.random() < 0.25 else None
+        arrivals.append(Arrival(int(rng.integers(4 * n)), prompt, plan, params, abort_after))
     return arrivals
 
 

@@ -22,7 +22,7 @@ class Arrival:
         step: it is added after this many outputs of the engine.
         prompt: token ids. plan: None: no plan.
         params: of vLLM's ``SamplingParams``; greedy and streamed (one output a step) where they say nothing else.
-        abort_after: the caller gives up this many outputs after the arrival; None: never.
+        abort_after: the caller gives up once it has this many tokens (0: as soon as it has asked); None: never.
     """
 
     step: int
@@ -50,6 +50,10 @@ class Delivered:
     n_cached: int = 0
     aborted: bool = False
 
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(choice.tokens) for choice in self.choices.values())
+
     def take(self, output: Any) -> None:
         self.n_cached = max(self.n_cached, output.num_cached_tokens or 0)
         for part in output.outputs:
@@ -63,21 +67,21 @@ def run_staggered(llm: Any, arrivals: Sequence[Arrival]) -> list[Delivered]:
     """Drive vLLM's ``LLMEngine`` step by step until every request has ended; results in the order of ``arrivals``."""
     engine, delivered = llm.llm_engine, [Delivered() for _ in arrivals]
     waiting = sorted(range(len(arrivals)), key=lambda i: arrivals[i].step, reverse=True)
-    deadlines: dict[int, int] = {}
+    impatient: set[int] = set()
     now = 0
     while waiting or engine.has_unfinished_requests():
         while waiting and arrivals[waiting[-1]].step <= now:
             arrival = arrivals[index := waiting.pop()]
             engine.add_request(str(index), {"prompt_token_ids": list(arrival.prompt)}, _sampling(arrival))
             if arrival.abort_after is not None:
-                deadlines[index] = now + arrival.abort_after
+                impatient.add(index)
         for output in engine.step() if engine.has_unfinished_requests() else ():
             delivered[index := int(output.request_id)].take(output)
             if output.finished:
-                deadlines.pop(index, None)
+                impatient.discard(index)
         now += 1
-        for index in [i for i, due in deadlines.items() if due <= now]:
-            del deadlines[index]
+        for index in [i for i in impatient if delivered[i].n_tokens >= arrivals[i].abort_after]:
+            impatient.discard(index)
             delivered[index].aborted = True
             engine.abort_request([str(index)])
     return delivered

@@ -22,7 +22,7 @@ class Stress:
     """What became of the requests.
 
     Attributes:
-        n_requests: sent. n_aborted: given up by the caller. n_choices: ended or begun, each of ``n > 1`` on its own.
+        n_requests: sent. n_choices: begun, each of ``n > 1`` on its own. n_aborted: of those, given up by the caller.
         n_tokens: positions compared with transformers.
         n_missing: positions that went through the engine and were not reported, or without a score.
         n_misattributed: reported positions whose scores are not this request's, or that belong to no request.
@@ -33,8 +33,8 @@ class Stress:
     """
 
     n_requests: int = 0
-    n_aborted: int = 0
     n_choices: int = 0
+    n_aborted: int = 0
     n_tokens: int = 0
     n_missing: int = 0
     n_misattributed: int = 0
@@ -59,7 +59,6 @@ def run_stress(engine: Engine, reference: Reference, n: int, seed: int) -> Stres
         log.wait({key for a, d in zip(arrivals, delivered, strict=True) for key in _must_have_frames(a, d)})
     result = Stress(
         n_requests=n,
-        n_aborted=sum(d.aborted for d in delivered),
         n_preemptions=int(metric(engine.llm, "vllm:num_preemptions") - preempted),
         n_cached=int(metric(engine.llm, "vllm:prefix_cache_hits") - cached),
         n_lost_frames=log.n_lost,
@@ -89,6 +88,7 @@ def _judge(
     missing = set(range(len(ids))) - reported
     unscored = [position for position, row in collected.tokens.items() if np.isnan(row).any()]
     result.n_choices += 1
+    result.n_aborted += received.aborted
     result.n_missing += len(missing) + len(unscored)
     result.n_misattributed += len(reported - set(range(len(ids))))
     if any((part.plan, part.n_prompt) != (plan.digest, len(prompt)) for part in collected.parts):
