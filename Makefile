@@ -35,7 +35,8 @@ test: $(STAMP) $(TOOLS)/prometheus ## lint, unit tests, then everything against 
 test-unit: $(STAMP) ## the tests that need no vLLM (under a minute)
 	$(BIN)/pytest -n 2 tests/unit
 
-test-full: test ## what is too large for `make test`; today the same
+test-full: $(STAMP) $(TOOLS)/prometheus ## the large proofs, resumable; SHARD=1/3 for a part
+	$(BIN)/python -m tests.full.run $(if $(SHARD),--shard $(SHARD))
 
 bench-engine: $(STAMP) ## what probes and steering cost against plain vLLM (hours on two cores)
 	$(BIN)/python -m benchmarks.engine

@@ -2,11 +2,16 @@
 
 Frames are cumulative: each carries the whole state of its requests' detectors, so that a lost frame is
 healed by the next; only the token scores of a lost frame are gone (and then counted as unscored).
-Encoded with msgpack. The engine publishes (ZeroMQ PUB), the monitor subscribes; a slow or dead monitor
-loses frames and never slows the engine.
+
+On the wire (msgpack) a step is columnar: what is constant for a request (``Head``) and what seldom changes (``Tail``)
+are encoded once and sent again as they are, numbers are arrays over all requests of the step. So a step costs the
+engine a few array copies, whatever the number of rules. The engine publishes (ZeroMQ PUB), the monitor subscribes; a
+slow or dead monitor loses frames and never slows the engine.
 """
 
 from __future__ import annotations
+
+import functools
 
 import msgspec
 import numpy as np
@@ -31,7 +36,7 @@ def rank_endpoint(endpoint: str, rank: int) -> str:
     raise ConfigError(f"frames: {endpoint!r} serves one rank; several need ipc://PATH or tcp://HOST:PORT")
 
 
-class Hello(msgspec.Struct, frozen=True, tag="hello"):
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     """The handshake, repeated as a heartbeat: this engine is instrumented and its taps are alive.
 
     Attributes:
@@ -57,7 +62,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     untested: str = ""
 
 
-class DetectorState(msgspec.Struct, frozen=True, array_like=True):
+class DetectorState(msgspec.Struct, frozen=True):
     """Cumulative state of one rule: folded score (None: unscored) and where it tripped.
 
     ``score`` is the newest folded score; ``trip_score`` the one that reached the threshold.
@@ -69,7 +74,7 @@ class DetectorState(msgspec.Struct, frozen=True, array_like=True):
     trip_score: float | None = None
 
 
-class RequestScores(msgspec.Struct, frozen=True, array_like=True):
+class RequestScores(msgspec.Struct, frozen=True):
     """One request's part of a frame.
 
     Attributes:
@@ -109,7 +114,7 @@ class RequestScores(msgspec.Struct, frozen=True, array_like=True):
         return np.frombuffer(self.scores, dtype=np.float32).reshape(-1, n_columns)
 
 
-class ScoreFrame(msgspec.Struct, frozen=True, tag="scores"):
+class ScoreFrame(msgspec.Struct, frozen=True):
     """What one engine step produced; ``sequence`` counts up by one within an ``epoch``."""
 
     epoch: str
@@ -117,15 +122,57 @@ class ScoreFrame(msgspec.Struct, frozen=True, tag="scores"):
     requests: tuple[RequestScores, ...]
 
 
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """What is constant for one request; ``rules`` are names, each with its column of ``StepFrame.folded``."""
+
+    request_id: str
+    choice: int
+    plan: str
+    n_prompt: int
+    rules: tuple[tuple[str, int], ...]
+
+
+class Tail(msgspec.Struct, frozen=True, array_like=True):
+    """What seldom changes; ``trips`` are position and score of each rule, None where it did not trip."""
+
+    trips: tuple[tuple[int, float] | None, ...]
+    stopped: str | None = None
+    ended: bool = False
+    cache_misses: int = 0
+
+
+class StepFrame(msgspec.Struct, frozen=True, array_like=True, tag="step"):
+    """A :class:`ScoreFrame` as it travels, for n requests.
+
+    Attributes:
+        heads, tails: encoded :class:`Head` and :class:`Tail` of each request.
+        numbers: ``(4, n)`` int64: first position, bytes of scores, positions seen, positions scored.
+        folded: ``(n, width)`` fp64, newest folded scores; NaN: unscored.
+        scores: ``(all tokens, n_columns)`` fp32, request after request.
+    """
+
+    epoch: str
+    sequence: int
+    heads: tuple[bytes, ...]
+    tails: tuple[bytes, ...]
+    numbers: bytes
+    folded: bytes
+    scores: bytes
+
+
 Frame = Hello | ScoreFrame
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Frame)
+_decoder = msgspec.msgpack.Decoder(Hello | StepFrame)
+encode_part = _encoder.encode
+"""A :class:`Head` or :class:`Tail` to bytes."""
+_head = functools.lru_cache(4096)(msgspec.msgpack.Decoder(Head).decode)
+_tail = functools.lru_cache(4096)(msgspec.msgpack.Decoder(Tail).decode)
 
 
-def encode_frame(frame: Frame) -> bytes:
+def encode_frame(frame: Frame | StepFrame) -> bytes:
     """Frame to bytes."""
-    return _encoder.encode(frame)
+    return _encoder.encode(_columnar(frame) if isinstance(frame, ScoreFrame) else frame)
 
 
 def decode_frame(data: bytes) -> Frame:
@@ -135,7 +182,68 @@ def decode_frame(data: bytes) -> Frame:
         FrameError: the bytes are no frame of this version.
     """
     try:
-        frame: Frame = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        frame = _decoder.decode(data)
+        return frame if isinstance(frame, Hello) else _expand(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, IndexError) as error:
         raise FrameError(f"not a score frame: {error}; run the same Plumbline in engine and monitor") from error
-    return frame
+
+
+def _expand(frame: StepFrame) -> ScoreFrame:
+    n = len(frame.heads)
+    numbers = np.frombuffer(frame.numbers, dtype=np.int64).reshape(4, n).T.tolist()
+    folded = np.frombuffer(frame.folded, dtype=np.float64).reshape(n, -1).tolist() if n else []
+    if sum(size for _, size, _, _ in numbers) != len(frame.scores):
+        raise ValueError(f"{len(frame.scores)} bytes of scores, other than its requests have")
+    requests, begin = [], 0
+    for i, (first, size, seen, scored) in enumerate(numbers):
+        head, tail = _head(frame.heads[i]), _tail(frame.tails[i])
+        end = begin + size
+        states = zip(head.rules, tail.trips, strict=True)
+        requests.append(
+            RequestScores(
+                request_id=head.request_id, choice=head.choice, plan=head.plan, n_prompt=head.n_prompt,
+                first=first, scores=frame.scores[begin:end], seen=seen, scored=scored,
+                detectors=tuple(
+                    DetectorState(rule, _known(folded[i][at]), *(trip or (None, None))) for (rule, at), trip in states
+                ),
+                stopped=tail.stopped, ended=tail.ended, cache_misses=tail.cache_misses,
+            )
+        )  # fmt: skip
+        begin = end
+    return ScoreFrame(frame.epoch, frame.sequence, tuple(requests))
+
+
+def _columnar(frame: ScoreFrame) -> StepFrame:
+    """The general way in; the engine makes its own (:mod:`monitor.engine.report`)."""
+    parts, width = frame.requests, max((len(p.detectors) for p in frame.requests), default=0)
+    sizes = [len(p.scores) for p in parts]
+    folded = np.full((len(parts), width), np.nan)
+    for row, part in zip(folded, parts, strict=True):
+        row[: len(part.detectors)] = [np.nan if d.score is None else d.score for d in part.detectors]
+    return StepFrame(
+        frame.epoch, frame.sequence,
+        heads=tuple(
+            encode_part(
+                Head(p.request_id, p.choice, p.plan, p.n_prompt, tuple((d.rule, i) for i, d in enumerate(p.detectors)))
+            )
+            for p in parts
+        ),
+        tails=tuple(
+            encode_part(Tail(tuple(_trip(d) for d in p.detectors), p.stopped, p.ended, p.cache_misses)) for p in parts
+        ),
+        numbers=np.array(
+            [[p.first for p in parts], sizes, [p.seen for p in parts], [p.scored for p in parts]], dtype=np.int64
+        ).tobytes(),
+        folded=folded.tobytes(),
+        scores=b"".join(p.scores for p in parts),
+    )  # fmt: skip
+
+
+def _trip(state: DetectorState) -> tuple[int, float] | None:
+    if state.trip_position is None or state.trip_score is None:
+        return None
+    return state.trip_position, state.trip_score
+
+
+def _known(score: float) -> float | None:
+    return None if np.isnan(score) else score

@@ -57,8 +57,8 @@ def assemble(
     gate = Gate(manifest, taps.probes, capacity)
     loaded = LoadedDirections(taps.steering, settings.directions, len(manifest.directions), manifest.model.d_model)
     max_blocks = -(-config.model_config.max_model_len // block_size) + 1
-    followers = Followers(settings, bundle.digest, gate.probes, loaded, capacity)
-    followers.spreads = config.device_config.device_type == "cpu"
+    followers = Followers(settings, bundle.digest, gate.probes, loaded)
+    followers.spreads = config.lora_config is not None and config.device_config.device_type == "cpu"
     return StepHooks(
         followers,
         taps,

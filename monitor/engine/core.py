@@ -1,6 +1,6 @@
 """Where the plugin enters vLLM's engine core: admission and the release of a sampled token.
 
-    EngineCore.preprocess_add_request      verify the plan; salt the prefix cache; one step more for hold
+    EngineCore.preprocess_add_request      verify the plan; salt the prefix cache; one step more for the last token
     Scheduler.update_from_output           take the worker's verdicts
     Scheduler._update_request_with_output  end a stopped request with nothing released
 
@@ -10,6 +10,7 @@ Runs in: vLLM engine core process.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from monitor.engine.request import all_steering
@@ -18,7 +19,7 @@ from monitor.engine.stops import Stop, attached_stops
 from monitor.errors import PlanError
 from monitor.policy.directions import is_loaded, read_loaded
 from monitor.policy.plan import SALT_PREFIX, STOP_PREFIX, XARGS_KEY, GatePlan, verify_plan
-from monitor.types import Action
+from monitor.types import Action, Operator, Steering
 from probes.bundle import Bundle, read_bundle
 
 _MAX_TOKENS = "plumbline_max_tokens"
@@ -80,11 +81,33 @@ class Admission:
         directions = [name for name in own if manifest.direction(name) is None]
         if probes or gates or directions:
             raise PlanError(f"the bundle has no {', '.join(probes + gates + directions)}")
+        check_conditions(steering)
+        if missing := {s.operator for s in steering} - self._settings.operators:
+            prepared = ", ".join(sorted(self._settings.operators)) or "none"
+            raise PlanError(
+                f"the engine is not prepared to {', '.join(sorted(missing))} (PLUMBLINE_OPERATORS: {prepared}); "
+                "start it with all operators that policies and callers may use"
+            )
         for s in steering:
             if is_loaded(s.direction) and s.direction not in self._read:
                 read_loaded(self._settings.directions, s.direction)  # what the workers will read, or a refusal
                 self._read.add(s.direction)
         return plan
+
+
+def check_conditions(steering: Sequence[Steering]) -> None:
+    """A line of the steering table has one clamp and one condition for each direction and operator.
+
+    Raises:
+        PlanError: two clamps of one direction, or two ``add`` under different conditions.
+    """
+    seen: dict[tuple[str, Operator], Steering] = {}
+    for s in steering:
+        first = seen.setdefault((s.direction, s.operator), s)
+        if first is not s and (s.operator is Operator.CLAMP or first.when != s.when):
+            raise PlanError(
+                f"{s.operator} {s.direction} is named twice, with different bounds or conditions; name it once"
+            )
 
 
 def refuse_late_steering(plan: GatePlan) -> None:

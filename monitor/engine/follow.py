@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from monitor.engine.ledger import NewRequest
 from monitor.engine.loaded import LoadedDirections
@@ -29,25 +28,23 @@ class Followers:
 
     Args:
         settings: key and default plan. bundle: its digest. probes: in the order of the gate.
-        loaded: directions that are loaded into the running engine. capacity: request slots.
+        loaded: directions that are loaded into the running engine.
 
     Attributes:
         by_slot: the followed requests.
-        followed: ``(capacity,)`` bool, whether a slot's request is followed.
         unscored: slots of requests, followed or not, that no probe of the bundle may judge.
+        adapted: those of them that run with an adapter.
         spreads: whether an adapter may change the other requests of its steps too, so that they are unscored as well:
             vLLM's CPU kernel gives tokens without an adapter the one in the last slot.
     """
 
-    def __init__(
-        self, settings: EngineSettings, bundle: str, probes: Sequence[str], loaded: LoadedDirections, capacity: int
-    ) -> None:
+    def __init__(self, settings: EngineSettings, bundle: str, probes: Sequence[str], loaded: LoadedDirections) -> None:
         self._settings, self._bundle, self._probes, self._loaded = settings, bundle, probes, loaded
         self._default = self._read(settings.default_plan) if settings.default_plan is not None else None
         self._default_digest = self._default.digest if self._default is not None else ""
         self.by_slot: dict[int, FollowedRequest] = {}
-        self.followed = np.zeros(capacity, dtype=np.bool_)
         self.unscored: set[int] = set()
+        self.adapted: set[int] = set()
         self.spreads = False
 
     def open(self, new: NewRequest) -> FollowedRequest | None:
@@ -57,8 +54,7 @@ class Followers:
         """
         if new.unscored is not None:
             self.unscored.add(new.slot)
-        while new.slot >= len(self.followed):
-            self.followed = np.concatenate([self.followed, np.zeros_like(self.followed)])
+            self.adapted.add(new.slot)
         text = new.extra_args.get(XARGS_KEY)
         if text is not None:
             plan = self._read(text)
@@ -71,7 +67,6 @@ class Followers:
         request = follow(plan, digest, choice, len(new.prompt), new.slot, self._probes)
         request.engine_id = new.request_id
         self.by_slot[new.slot] = request
-        self.followed[new.slot] = True
         try:
             self._loaded.hold(new.slot, plan)
         except PlanError as error:
@@ -83,9 +78,8 @@ class Followers:
     def close(self, slot: int) -> FollowedRequest | None:
         """The request in this slot ended; returns it if it was followed."""
         self.unscored.discard(slot)
+        self.adapted.discard(slot)
         self._loaded.release(slot)
-        if slot < len(self.followed):
-            self.followed[slot] = False
         return self.by_slot.pop(slot, None)
 
     def _read(self, text: object) -> GatePlan:

@@ -8,7 +8,7 @@ Runs in: vLLM worker, once, after the model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from monitor.engine.layouts import Block, find_blocks, rows, split_write
 from monitor.engine.steer import OutputChange, SteeringTable, WriteChange
+from monitor.types import Operator
 from probes.bundle import Bundle
+from probes.linear import score_tokens
 from probes.types import FoldKind
 
 _Tap = Callable[[Tensor, Tensor | None], None]
@@ -56,13 +58,20 @@ class _Column:
     bias: float
 
 
-def instrument(model: nn.Module, bundle: Bundle, max_tokens: int, n_spare: int = 0) -> Instrumentation:
+def instrument(
+    model: nn.Module,
+    bundle: Bundle,
+    max_tokens: int,
+    operators: Collection[Operator] = tuple(Operator),
+    n_spare: int = 0,
+) -> Instrumentation:
     """Wrap the decoder layers that this rank holds, and what they write to the stream.
 
     Args:
         model: the loaded causal language model (``runner.get_model()``).
         bundle: probes and directions for exactly this model.
         max_tokens: most tokens in one step.
+        operators: what requests may steer with.
         n_spare: lines of the steering table for directions that are loaded later.
 
     Raises:
@@ -73,7 +82,7 @@ def instrument(model: nn.Module, bundle: Bundle, max_tokens: int, n_spare: int =
     columns = _columns(bundle)
     names = tuple(c.name for c in columns)
     scores = torch.full((max_tokens, len(columns)), torch.nan, dtype=torch.float32, device=device)
-    steering = SteeringTable(bundle, names, scores, n_spare)
+    steering = SteeringTable(bundle, names, scores, operators, n_spare)
     write_change = steering.at_write()
     for block in blocks:
         first = next((i for i, c in enumerate(columns) if c.layer == block.layer), 0)
@@ -104,11 +113,16 @@ def _make_tap(columns: list[_Column], first: int, scores: Tensor) -> _Tap | None
     """The tap of one layer, whose columns start at ``first``; None if no probe reads the layer."""
     if not columns:
         return None
-    weights = torch.stack([c.weights for c in columns]).to(scores.device).T  # (d_model, k): the faster layout
+    weights = torch.stack([c.weights for c in columns]).to(scores.device)
     bias = torch.tensor([c.bias for c in columns], dtype=torch.float32, device=scores.device)
 
     def tap(hidden: Tensor, residual: Tensor | None) -> None:
-        torch.ops.vllm.plumbline_tap(hidden, residual, weights, bias, scores, first)
+        stream = hidden if residual is None else hidden + residual  # in the model's dtype, as the next norm sums it
+        if torch.compiler.is_compiling():  # the compiler makes one kernel of it, with the sum
+            values = (stream.to(torch.float32).unsqueeze(1) * weights).sum(-1) + bias
+        else:
+            values = score_tokens(stream, weights.T, bias)
+        torch.ops.vllm.plumbline_store(values, scores, first)
 
     return tap
 

@@ -49,7 +49,7 @@ class StepRows:
         positions: ``(n,)`` absolute position of each request's first row.
         row_positions: ``(n_tokens,)``. row_slots: ``(n_tokens,)``, the request slot of each row.
         kv_slots: ``(n_tokens,)`` KV slots that the step fills.
-        tokens: ``(n_tokens,)`` token ids, -1 where only the device knows them; None if that is everywhere.
+        tokens: ``(n_tokens,)`` token ids, -1 where only the device knows them.
         copies: KV blocks ``(source, target)`` that are copied before it.
     """
 
@@ -59,7 +59,7 @@ class StepRows:
     row_positions: Ints
     row_slots: Ints
     kv_slots: Ints
-    tokens: Ints | None
+    tokens: Ints
     copies: tuple[tuple[int, int], ...]
 
     @property
@@ -148,11 +148,9 @@ class Ledger:
         known = self._prompts[slot][start:stop]
         return np.concatenate([known, np.full(stop - start - len(known), UNKNOWN, dtype=np.int64)])
 
-    def _tokens(self, slots: Ints, starts: Ints, positions: Ints) -> Ints | None:
-        in_prompt = np.flatnonzero(positions < self._n_prompt[slots])
-        if not len(in_prompt):
-            return None
+    def _tokens(self, slots: Ints, starts: Ints, positions: Ints) -> Ints:
         tokens = np.full(starts[-1], UNKNOWN, dtype=np.int64)
+        in_prompt = np.flatnonzero(positions < self._n_prompt[slots])
         for i in in_prompt.tolist():
             begin = int(positions[i])
             tokens[starts[i] : starts[i + 1]] = self.prompt(

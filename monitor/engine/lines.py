@@ -57,6 +57,10 @@ class Lines:
         if slot < len(self._steered):
             self._steered[slot], self._until[slot] = False, FOREVER
 
+    def clear(self) -> None:
+        """Nothing is steered in the coming step."""
+        self._table.fill(0, _NO_ROWS, _NO_LINES, self._none)
+
     def fill(self, step: StepRows, followed: Mapping[int, FollowedRequest]) -> None:
         """Write the table for ``step``; ``followed`` are the requests by slot."""
         steered: Ints = np.flatnonzero(self._steered[step.row_slots]) if self._steered.any() else _NO_ROWS

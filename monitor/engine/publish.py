@@ -18,7 +18,7 @@ import uuid
 import msgspec
 import zmq
 
-from monitor.frames import Hello, RequestScores, ScoreFrame, encode_frame
+from monitor.frames import Hello, StepFrame, encode_frame
 
 HEARTBEAT_SECONDS = 1.0
 _QUEUE_FRAMES = 1024
@@ -42,7 +42,7 @@ class FramePublisher:
         )  # fmt: skip
         self._dropped = 0
         self._sequence = 0
-        self._queue: queue.Queue[ScoreFrame | None] = queue.Queue(maxsize=_QUEUE_FRAMES)
+        self._queue: queue.Queue[StepFrame | None] = queue.Queue(maxsize=_QUEUE_FRAMES)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.setsockopt(zmq.SNDHWM, _QUEUE_FRAMES)
         self._socket.setsockopt(zmq.LINGER, 200)
@@ -54,11 +54,13 @@ class FramePublisher:
         self._hello = msgspec.structs.replace(self._hello, self_test=self_test)
         self._thread.start()
 
-    def publish(self, requests: tuple[RequestScores, ...]) -> None:
-        """Hand over one step's frame; never blocks."""
+    def publish(
+        self, heads: tuple[bytes, ...], tails: tuple[bytes, ...], numbers: bytes, folded: bytes, scores: bytes
+    ) -> None:
+        """Hand over one step's frame (see :class:`monitor.frames.StepFrame`); never blocks."""
         self._sequence += 1
         try:
-            self._queue.put_nowait(ScoreFrame(self.epoch, self._sequence, requests))
+            self._queue.put_nowait(StepFrame(self.epoch, self._sequence, heads, tails, numbers, folded, scores))
         except queue.Full:
             self._dropped += 1
 

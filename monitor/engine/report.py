@@ -1,4 +1,4 @@
-"""A followed request's part of a frame.
+"""What a step has to tell the monitor, as columns over its requests.
 
 Runs in: vLLM worker, on the host.
 """
@@ -7,38 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monitor.engine.request import Detector, FollowedRequest
-from monitor.frames import DetectorState, RequestScores
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.engine.gate import Gate
+from monitor.engine.request import FollowedRequest
+
+Ints = NDArray[np.int64]
+Columns = tuple[tuple[bytes, ...], tuple[bytes, ...], bytes, bytes, bytes]
 
 
-def report(
-    request: FollowedRequest, folded: Sequence[float], seen: int, scored: int, first: int, scores: bytes,
-    *, ended: bool = False,
-) -> RequestScores:  # fmt: skip
-    """What is known about ``request`` now.
+def step_columns(
+    requests: Sequence[FollowedRequest], gate: Gate, slots: Ints, first: Ints, sizes: Ints, scores: bytes
+) -> Columns:
+    """The state of ``requests`` now: the fields of :class:`monitor.frames.StepFrame` after epoch and number.
 
     Args:
-        request: with its rules. folded: newest folded score of each probe; NaN: unscored.
-        seen: positions processed. scored: of those, how many have a score.
-        first: position of the first row of ``scores``. scores: ``(n_tokens, n_columns)`` fp32, row-major bytes.
-        ended: the engine is done with it.
+        requests: those of which the step has something to tell. gate: with their state.
+        slots: ``(n,)``, theirs. first: ``(n,)``, position of each one's first new score.
+        sizes: ``(n,)``, bytes of its scores. scores: ``(all tokens, n_columns)`` fp32, request after request.
     """
-    return RequestScores(
-        request_id=request.plan.request_id,
-        choice=request.choice,
-        plan=request.digest,
-        n_prompt=request.n_prompt,
-        first=first,
-        scores=scores,
-        seen=seen,
-        scored=scored,
-        detectors=tuple([_state(d, folded[d.probe]) for d in request.detectors]),
-        stopped=request.stopped,
-        ended=ended,
-        cache_misses=request.cache_misses,
-    )
-
-
-def _state(detector: Detector, score: float) -> DetectorState:
-    known = None if score != score else score  # noqa: PLR0124  # NaN: unscored; faster than math.isnan, and this is hot
-    return DetectorState(detector.plan.rule, known, detector.trip_position, detector.trip_score)
+    numbers = np.empty((4, len(slots)), dtype=np.int64)
+    numbers[0], numbers[1], numbers[2], numbers[3] = first, sizes, gate.position[slots], gate.scored[slots]
+    heads, tails = tuple([r.head for r in requests]), tuple([r.tail for r in requests])
+    return heads, tails, numbers.tobytes(), gate.folded[slots].tobytes(), scores

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from monitor.frames import Head, Tail, encode_part
 from monitor.policy.plan import DetectorPlan, GatePlan
 from monitor.types import Steering, SteeringScope
 
@@ -37,6 +38,7 @@ class FollowedRequest:
         added: steering of rules that tripped, each with the first position at which it acts.
         cache_misses: positions that a prefix-cache hit provided without kept scores.
         stopped: the rule that ended it, or None.
+        head, tail: its constant and its seldom changing part of a frame, encoded.
         failed: why it must end although no rule says so (it cannot be steered as its plan says), or None.
         engine_id: vLLM's own id of it.
     """
@@ -47,11 +49,20 @@ class FollowedRequest:
     n_prompt: int
     slot: int
     detectors: list[Detector]
+    head: bytes
+    tail: bytes = b""
     added: list[tuple[int, Steering]] = field(default_factory=list)
     cache_misses: int = 0
     stopped: str | None = None
     failed: str | None = None
     engine_id: str = ""
+
+    def changed(self, *, ended: bool = False) -> None:
+        """Make the tail anew: a rule tripped, it was stopped or ended, kept scores were missing."""
+        trips = tuple(
+            [None if d.trip_position is None else (d.trip_position, d.trip_score or 0.0) for d in self.detectors]
+        )
+        self.tail = encode_part(Tail(trips, self.stopped, ended, self.cache_misses))
 
     def steering_at(self, position: int) -> tuple[tuple[Steering, ...], int]:
         """What acts on the token at this position, with strengths as they are there, and until which position.
@@ -85,7 +96,12 @@ def follow(
 ) -> FollowedRequest:
     """Begin to follow a request; ``probes`` are the bundle's, in the order of the gate."""
     index = {name: i for i, name in enumerate(probes)}
-    return FollowedRequest(plan, digest, choice, n_prompt, slot, [Detector(d, index[d.probe]) for d in plan.detectors])
+    detectors = [Detector(d, index[d.probe]) for d in plan.detectors]
+    rules = tuple((d.plan.rule, d.probe) for d in detectors)
+    head = encode_part(Head(plan.request_id, choice, digest, n_prompt, rules))
+    request = FollowedRequest(plan, digest, choice, n_prompt, slot, detectors, head)
+    request.changed()
+    return request
 
 
 def _decayed(steering: Steering, age: int) -> Steering:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm.sequence import IntermediateTensors
 
-from monitor.engine.step import Step, StepHooks
 from monitor.engine.stops import attach_stops
+
+if TYPE_CHECKING:  # they bring numba, which must not be there yet (see worker.py)
+    from monitor.engine.step import Step, StepHooks
 
 _SCORES = "plumbline_scores"
 _DUMMY_RUN = 2  # its place among the arguments of V2's execute_model

@@ -15,8 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.engine.fold_kernel import keep_rows
 from monitor.engine.ledger import UNKNOWN
 
+FOREIGN = -2
+"""Token id of a KV slot whose keys and values an adapter may have changed."""
 Ints = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
@@ -34,16 +37,16 @@ class ScoreCache:
         self._kept = np.full((n, n_columns), np.nan, dtype=np.float32)
         self._positions = np.full(n, -1, dtype=np.int32)
         self._tokens = np.full(n, UNKNOWN, dtype=np.int32)
+        no_rows: Ints = np.zeros(0, dtype=np.int64)  # compile now, not in a step
+        self.scatter(no_rows, np.zeros((0, n_columns), dtype=np.float32), no_rows, no_rows)
 
-    def scatter(self, slots: Ints, scores: Scores, positions: Ints, tokens: Ints | int = UNKNOWN) -> None:
-        """Keep ``scores`` ``(n, n_columns)`` under ``slots`` ``(n,)``; NaN rows are kept as NaN."""
-        self._kept[slots] = scores
-        self._positions[slots] = positions
-        self._tokens[slots] = tokens
+    def scatter(self, slots: Ints, scores: Scores, positions: Ints, tokens: Ints) -> None:
+        """Keep ``scores`` ``(n, n_columns)`` under ``slots`` ``(n,)``; infinities become NaN, in ``scores`` as well."""
+        keep_rows(scores, slots, positions, tokens, self._kept, self._positions, self._tokens)
 
     def forget(self, slots: Ints) -> None:
-        """These slots were filled without scores."""
-        self._kept[slots] = np.nan
+        """These slots were filled without scores, and by whom is not known."""
+        self._kept[slots], self._tokens[slots] = np.nan, FOREIGN
 
     def gather(self, slots: Ints, positions: Ints, tokens: Ints) -> Scores:
         """The scores kept under ``slots`` for these tokens: ``(n, n_columns)``, NaN where another token was scored."""
@@ -51,6 +54,10 @@ class ScoreCache:
         known = self._tokens[slots]
         kept[(self._positions[slots] != positions) | ((known != tokens) & (known != UNKNOWN))] = np.nan
         return kept
+
+    def foreign(self, slots: Ints) -> bool:
+        """Whether an adapter has changed the keys and values of any of these slots."""
+        return bool((self._tokens[slots] == FOREIGN).any())
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Follow the scheduler's copies ``(source block, target block)`` of KV blocks."""

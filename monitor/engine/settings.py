@@ -12,6 +12,7 @@ from pathlib import Path
 
 from monitor.errors import ConfigError
 from monitor.policy.plan import parse_key
+from monitor.types import Operator
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class EngineSettings:
         default_plan: signed plan for requests that carry none (``PLUMBLINE_DEFAULT_PLAN``), or None.
         directions: folder of bundles whose directions may be loaded while it runs (``PLUMBLINE_DIRECTIONS``), or None.
         ranks: data-parallel ranks on this machine (``PLUMBLINE_RANKS``).
+        operators: what requests may steer with; the graph is prepared for these only (``PLUMBLINE_OPERATORS``,
+            comma-separated; ``none``; all if it is not set).
         allow_untested: start where no parity result says that the scores are right (``PLUMBLINE_ALLOW_UNTESTED=1``).
     """
 
@@ -34,6 +37,7 @@ class EngineSettings:
     default_plan: str | None
     directions: Path | None = None
     ranks: int = 1
+    operators: frozenset[Operator] = frozenset(Operator)
     allow_untested: bool = False
 
     @classmethod
@@ -60,6 +64,7 @@ class EngineSettings:
             default_plan=env.get("PLUMBLINE_DEFAULT_PLAN") or None,
             directions=Path(directions) if directions else None,
             ranks=_ranks(env.get("PLUMBLINE_RANKS") or "1"),
+            operators=_operators(env.get("PLUMBLINE_OPERATORS") or ",".join(Operator)),
             allow_untested=env.get("PLUMBLINE_ALLOW_UNTESTED") == "1",
         )
 
@@ -68,3 +73,11 @@ def _ranks(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"PLUMBLINE_RANKS: got {text!r}, wanted the number of data-parallel ranks, at least 1")
     return int(text)
+
+
+def _operators(text: str) -> frozenset[Operator]:
+    try:
+        return frozenset(Operator(name.strip()) for name in text.split(",") if text.strip() != "none")
+    except ValueError as error:
+        known = ", ".join(Operator)
+        raise ConfigError(f"PLUMBLINE_OPERATORS: got {text!r}, wanted none, or some of {known}") from error

@@ -10,7 +10,7 @@ Runs in: vLLM worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,13 +52,17 @@ class SteeringTable:
     Args:
         bundle: its directions. columns: order of the score columns, for conditions.
         scores: ``(max_tokens, n_columns)`` fp32, what the taps write, on the model's device.
+        operators: what the graph is prepared for; each costs a little even in steps that do not use it.
         n_spare: lines for directions that are loaded later.
     """
 
-    def __init__(self, bundle: Bundle, columns: Sequence[str], scores: Tensor, n_spare: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, columns: Sequence[str], scores: Tensor, operators: Collection[Operator] = tuple(Operator),
+        n_spare: int = 0,
+    ) -> None:  # fmt: skip
         model, directions = bundle.manifest.model, bundle.manifest.directions
         max_tokens, device = scores.shape[0], scores.device
-        self._scores = scores
+        self._scores, self._operators, self._n_spare = scores, frozenset(operators), n_spare
         n = len(directions) + n_spare
         self.n_layers = model.n_layers
         self._columns = {name: i for i, name in enumerate(columns)}
@@ -98,40 +102,52 @@ class SteeringTable:
         self._here[direction.layer, index] = direction.magnitude
 
     def at_output(self, layer: int) -> OutputChange | None:
-        """What changes the output of ``layer`` in place, or None if there is nothing to steer with."""
-        if not self.size:
+        """What changes the output of ``layer`` in place, or None if nothing can act there."""
+        local = self._n_spare > 0 or layer in self._layers
+        add, clamp = (local and operator in self._operators for operator in (Operator.ADD, Operator.CLAMP))
+        possible = ops.Kinds(Operator.ABLATE_OUTPUT in self._operators, clamp, add, conditions=add or clamp)
+        if not self.size or not any(possible):
             return None
         scores, units, gram, here, table = self._scores, self._units, self._gram, self._here[layer], self._table
-        needed, kinds = self._needed[layer], self._needed[self.n_layers + 1 :]
+        needed, now = self._needed[layer], self._needed[self.n_layers + 1 :]
+        may_skip = scores.device.type == "cpu"
 
         def change(hidden: Tensor, residual: Tensor | None) -> None:
+            kinds = possible
+            if may_skip and not torch.compiler.is_compiling():
+                if not needed:
+                    return
+                kinds = ops.Kinds(*(a and b for a, b in zip(possible, now.tolist(), strict=True)))
             stream, other = (hidden, None) if residual is None else (residual, hidden)
-            torch.ops.vllm.plumbline_output(stream, other, scores, units, gram, here, table, needed, kinds)
+            ops.steer_output(stream, other, scores, units, gram, here, table, kinds)
 
         return change
 
     def at_write(self) -> WriteChange | None:
-        """What projects one write in place, or None if there is nothing to steer with."""
-        if not self.size:
+        """What projects one write in place, or None if there is nothing to ablate with."""
+        if not self.size or Operator.ABLATE not in self._operators:
             return None
         units, gram, table, needed = self._units, self._gram, self._table, self._needed[self.n_layers]
+        may_skip = table.device.type == "cpu"
 
         def change(write: Tensor) -> None:
-            torch.ops.vllm.plumbline_write(write, units, gram, table, needed)
+            if may_skip and not torch.compiler.is_compiling() and not needed:
+                return
+            ops.steer_write(write, units, gram, table)
 
         return change
 
     def line(self, steering: Sequence[Steering]) -> Line:
         """The line of a token with this steering, strengths as they are.
 
-        Equal ``add`` strengths add up; several ablations of one direction leave what all of them leave; of several
-        clamps or conditions on one direction the last one counts.
+        Equal ``add`` strengths add up; several ablations of one direction leave what all of them leave. A plan with two
+        clamps of one direction, or two different conditions, is refused at admission.
 
         Raises:
             PlanError: an unknown direction or probe.
         """
         fields = np.zeros((ops.N_FIELDS, self.size), dtype=np.float32)
-        fields[ops.GATE] = -1.0
+        fields[[ops.ADD_GATE, ops.CLAMP_GATE]] = -1.0
         needs = np.zeros(len(self._needs), dtype=np.bool_)
         layers, kinds = needs[: self.n_layers], needs[self.n_layers + 1 :]
         for s in steering:
@@ -152,9 +168,8 @@ class SteeringTable:
             layers[slice(None) if s.operator is Operator.ABLATE_OUTPUT else self._layers[index]] = True
             if s.when is not None:
                 column = self._known(s.when.probe, self._columns, "probe")
-                fields[[ops.GATE, ops.SHARPNESS, ops.GATE_THRESHOLD], index] = (
-                    column, s.when.sharpness, s.when.threshold,
-                )  # fmt: skip
+                gate = ops.CLAMP_GATE if s.operator is Operator.CLAMP else ops.ADD_GATE
+                fields[gate : gate + 3, index] = column, s.when.sharpness, s.when.threshold
                 kinds[_CONDITION] = True
         return Line(fields, needs)
 

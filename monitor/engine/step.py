@@ -28,17 +28,17 @@ from torch import Tensor
 from monitor.engine.follow import Followers
 from monitor.engine.gate import Gate
 from monitor.engine.instrument import Instrumentation
-from monitor.engine.ledger import UNKNOWN, Ledger, StepRows
+from monitor.engine.ledger import Ledger, NewRequest, StepRows
 from monitor.engine.lines import Lines
 from monitor.engine.publish import FramePublisher
-from monitor.engine.report import report
+from monitor.engine.report import step_columns
 from monitor.engine.request import FollowedRequest
-from monitor.engine.score_cache import ScoreCache
+from monitor.engine.score_cache import FOREIGN, ScoreCache
 from monitor.engine.stops import Stop
-from monitor.frames import RequestScores
 
 log = logging.getLogger(__name__)
 
+Ints = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 
@@ -82,27 +82,46 @@ class StepHooks:
     def schedule(self, output: Any) -> None:
         """Take in a ``SchedulerOutput``, before the runner does."""
         with self._lock:
-            self._ended += [
-                slot for r in output.finished_req_ids if (slot := self._ledger.close(r)) is not None
-            ]  # fmt: skip
-            for new in self._ledger.schedule(output):
-                if (request := self._followers.open(new)) is not None:
-                    self._gate.open(request, new.prompt)
-                    self._lines.open(request)
+            try:
+                slots = [slot for r in output.finished_req_ids if (slot := self._ledger.close(r)) is not None]
+                self._ended += slots
+                opened = self._ledger.schedule(output)
+            except Exception:  # noqa: BLE001  # whatever it is, vLLM goes on; nothing that follows could be trusted
+                self.stale = "the bookkeeping failed"
+                self._failed("nothing is scored until a restart")
+                return
+            for new in opened:
+                self._open(new)
             if not output.total_num_scheduled_tokens and self._ended:
                 step = self._launch(None)
                 if self._steps[0] is step:
                     self.complete(step)
 
+    def _open(self, new: NewRequest) -> None:
+        try:
+            if (request := self._followers.open(new)) is not None:
+                self._gate.open(request, new.prompt)
+                self._lines.open(request)
+        except Exception:  # noqa: BLE001  # as above
+            self._failed("this request is unscored")
+
     def before_forward(self, order: Sequence[str]) -> None:
-        """Fill the per-token buffers of the coming step; ``order`` are the request ids in the runner's order."""
+        """Fill the per-token buffers of the coming step; ``order`` are the request ids in the runner's order.
+
+        An exception leaves the step without rows: its tokens are unscored, and nothing is steered.
+        """
         with self._lock:
-            rows = self._ledger.rows(order)
-            self._current = self._launch(rows)
-            self._taps.poison(rows.n_tokens)
-            if self.received is not None:
-                self._taps.scores[: rows.n_tokens].copy_(self.received[: rows.n_tokens])
-            self._lines.fill(rows, self._followers.by_slot)
+            self._current = None
+            try:
+                rows = self._ledger.rows(order)
+                self._taps.poison(rows.n_tokens)
+                if self.received is not None:
+                    self._taps.scores[: rows.n_tokens].copy_(self.received[: rows.n_tokens])
+                self._lines.fill(rows, self._followers.by_slot)
+                self._current = self._launch(rows)
+            except Exception:  # noqa: BLE001  # as above
+                self._lines.clear()
+                self._failed("the tokens of this step are unscored and not steered")
 
     def after_forward(self) -> Step | None:
         """Begin to copy the step's scores to the host; None if no step is on its way."""
@@ -146,105 +165,114 @@ class StepHooks:
 
     def _complete(self, step: Step) -> dict[str, Stop]:
         """An exception leaves the step's tokens unscored, is counted in the heartbeat, and never reaches vLLM."""
-        reports: list[RequestScores] = []
         try:
-            self._close(step.ended, reports)
+            self._close(step.ended)
             if step.rows is None or step.scores is None:
                 return {}
             if step.ready is not None:
                 step.ready.synchronize()
-            return self._take(step.rows, step.scores.numpy(), reports)
-        except Exception:  # whatever it is: the engine goes on, the tokens are unscored, and everybody sees it
-            if self._publisher is not None:
-                self._publisher.errors += 1
-            log.exception("the tokens of this step are unscored")
+            return self._take(step.rows, step.scores.numpy())
+        except Exception:  # noqa: BLE001  # as above
+            self._failed("the tokens of this step are unscored")
             if step.rows is not None and self._cache is not None:
                 self._cache.forget(step.rows.kv_slots)
             return {}
-        finally:
-            if reports and self._publisher is not None:
-                self._publisher.publish(tuple(reports))
 
-    def _close(self, slots: list[int], reports: list[RequestScores]) -> None:
+    def _failed(self, what: str) -> None:
+        """Count and log the exception that is being handled."""
+        if self._publisher is not None:
+            self._publisher.errors += 1
+        log.error(what, exc_info=True)  # noqa: LOG014  # called where the exception is handled
+
+    def _close(self, slots: list[int]) -> None:
         """Say that these requests ended, and free what they held."""
+        ended = []
         for slot in slots:
+            self._gate.close(slot)
+            self._lines.close(slot)
             if (request := self._followers.close(slot)) is not None:
-                self._lines.close(slot)
-                seen = int(self._gate.position[slot])
-                folded, scored = self._gate.folded[slot].tolist(), int(self._gate.scored[slot])
-                reports.append(report(request, folded, seen, scored, seen, b"", ended=True))
+                request.changed(ended=True)
+                ended.append(request)
+        if ended and self._publisher is not None:
+            at = np.array([r.slot for r in ended], dtype=np.int64)
+            seen = self._gate.position[at]
+            self._publisher.publish(*step_columns(ended, self._gate, at, seen, np.zeros_like(seen), b""))
+        for slot in slots:
             self._ledger.release(slot)
 
-    def _take(self, rows: StepRows, scores: Scores, reports: list[RequestScores]) -> dict[str, Stop]:
-        self._blank(rows, scores)
-        if self._cache is not None:
-            if rows.copies:
-                self._cache.copy_blocks(rows.copies)
-            tokens = UNKNOWN if rows.tokens is None else rows.tokens
-            self._cache.scatter(rows.kv_slots, scores, rows.row_positions, tokens)
-        followed = self._followers.followed[rows.slots]
-        if not followed.any():
-            return {}
-        starts = rows.starts[:-1]
-        single = followed & (rows.starts[1:] - starts == 1) & (rows.positions == self._gate.position[rows.slots])
-        stops: dict[str, Stop] = {}
-        if (at := np.flatnonzero(single)).size:
-            slots, positions = rows.slots[at], rows.positions[at]
-            requests = [self._followers.by_slot[slot] for slot in slots.tolist()]
-            stops |= {r.engine_id: Stop(None, r.failed) for r in requests if r.failed is not None}
-            own = scores[starts[at]]
-            tripped = self._gate.fold_decode(requests, slots, positions, own, self._ledger.scheduled[slots])
-            self._after(tripped, stops)
-            seen, scored = self._gate.position[slots].tolist(), self._gate.scored[slots].tolist()
-            for i, folded in enumerate(self._gate.folded[slots].tolist()):
-                reports.append(report(requests[i], folded, seen[i], scored[i], seen[i] - 1, own[i].tobytes()))
-        for i in np.flatnonzero(followed & ~single).tolist():
-            request = self._followers.by_slot[int(rows.slots[i])]
-            own = scores[rows.starts[i] : rows.starts[i + 1]]
-            self._take_chunk(request, int(rows.positions[i]), own, reports, stops)
-        return stops
-
-    def _take_chunk(
-        self, request: FollowedRequest, position: int, own: Scores, reports: list[RequestScores], stops: dict[str, Stop]
-    ) -> None:
-        """A request's rows from ``position`` on, before them the kept scores of a prefix hit, without what it had."""
-        slot, first = request.slot, int(self._gate.position[request.slot])
-        n_kept = max(0, position - first)
-        fresh = own[max(0, first - position) :]
-        if not len(fresh):
-            return
-        scores = np.concatenate([self._kept(slot, first, position), fresh]) if n_kept else fresh
-        tripped = self._gate.fold_chunk(request, scores, n_kept, int(self._ledger.scheduled[slot]))
-        self._after([request] if tripped else [], stops)
-        if request.failed is not None:
-            stops[request.engine_id] = Stop(None, request.failed)
-        seen, scored = int(self._gate.position[slot]), int(self._gate.scored[slot])
-        reports.append(report(request, self._gate.folded[slot].tolist(), seen, scored, first, scores.tobytes()))
-
-    def _kept(self, slot: int, first: int, stop: int) -> Scores:
-        """Scores of positions that the prefix cache provided; NaN where none were kept."""
-        if self._cache is None:
-            return np.full((stop - first, self._taps.scores.shape[1]), np.nan, dtype=np.float32)
-        positions = np.arange(first, stop)
-        return self._cache.gather(
-            self._ledger.kv_slots(slot, positions), positions, self._ledger.prompt(slot, first, stop)
-        )
-
-    def _after(self, tripped: Sequence[FollowedRequest], stops: dict[str, Stop]) -> None:
-        for request in tripped:
-            self._lines.changed(request)
-            if request.stopped is not None:
-                stops[request.engine_id] = Stop(request.stopped)
-
-    def _blank(self, rows: StepRows, scores: Scores) -> None:
-        """Make NaN what is no score: infinities, rows of an adapter, everything once the weights changed."""
-        if not np.isfinite(scores).all():
-            scores[~np.isfinite(scores)] = np.nan
-        if self._followers.unscored:
-            adapted = np.isin(rows.row_slots, list(self._followers.unscored))
-            if self._followers.spreads and adapted.any():
-                self._followers.unscored.update(rows.slots.tolist())
-                adapted[:] = True
-            scores[adapted] = np.nan
+    def _take(self, rows: StepRows, scores: Scores) -> dict[str, Stop]:
+        if self._cache is not None and rows.copies:
+            self._cache.copy_blocks(rows.copies)
+        tokens = rows.tokens
+        if (foreign := self._foreign(rows)) is not None:
+            scores[foreign], tokens = np.nan, np.where(foreign, FOREIGN, tokens)
         if self.stale is not None:
             scores[:] = np.nan
+        if self._cache is not None:
+            self._cache.scatter(rows.kv_slots, scores, rows.row_positions, tokens)
+        else:
+            np.copyto(scores, np.nan, where=~np.isfinite(scores))
+        followed = self._gate.followed[rows.slots]
+        if not followed.any():
+            return {}
+        before = self._gate.position[rows.slots]
+        late = np.flatnonzero(followed & (rows.positions > before))
+        kept = {i: self._fold_kept(int(rows.slots[i]), int(before[i]), int(rows.positions[i])) for i in late.tolist()}
+        tripped = self._fold(rows.row_slots, rows.row_positions, scores)
+        after = self._gate.position[rows.slots]
+        at = np.flatnonzero(followed & (after > before))
+        requests = [self._followers.by_slot[slot] for slot in rows.slots[at].tolist()]
+        for request in tripped:
+            request.changed()
+            self._lines.changed(request)
+        if self._publisher is not None and requests:
+            if not kept and len(at) == rows.n_tokens:  # one new row for each request: the matrix is the frame
+                data = scores.tobytes()
+            else:
+                data = b"".join([self._fresh(rows, scores, i, int(after[i] - before[i]), kept) for i in at.tolist()])
+            sizes = (after[at] - before[at]) * scores.itemsize * scores.shape[1]
+            self._publisher.publish(*step_columns(requests, self._gate, rows.slots[at], before[at], sizes, data))
+        return {
+            r.engine_id: Stop(r.stopped, r.failed) for r in requests if r.stopped is not None or r.failed is not None
+        }
+
+    def _fold(self, slots: Ints, positions: Ints, scores: Scores) -> list[FollowedRequest]:
+        return self._gate.fold(slots, positions, scores, self._followers.by_slot, self._ledger.scheduled)
+
+    def _fold_kept(self, slot: int, first: int, stop: int) -> Scores:
+        """Fold the positions ``[first, stop)`` that the prefix cache provided; returns their scores, NaN if missing."""
+        positions = np.arange(first, stop)
+        if self._cache is None or self.stale is not None:
+            kept = np.full((stop - first, self._taps.scores.shape[1]), np.nan, dtype=np.float32)
+        else:
+            tokens = self._ledger.prompt(slot, first, stop)
+            kept = self._cache.gather(self._ledger.kv_slots(slot, positions), positions, tokens)
+        request = self._followers.by_slot[slot]
+        request.cache_misses += int(np.isnan(kept).any(1).sum())
+        request.changed()
+        for tripped in self._fold(np.full(stop - first, slot), positions, kept):
+            tripped.changed()
+            self._lines.changed(tripped)
+        return kept
+
+    @staticmethod
+    def _fresh(rows: StepRows, scores: Scores, i: int, n_new: int, kept: dict[int, Scores]) -> bytes:
+        """The new scores of the i-th request: those from the cache, then its last rows."""
+        before = kept.get(i)
+        n_own = n_new - (0 if before is None else len(before))
+        own = scores[rows.starts[i + 1] - n_own : rows.starts[i + 1]]
+        return (own if before is None else np.concatenate([before, own])).tobytes()
+
+    def _foreign(self, rows: StepRows) -> NDArray[np.bool_] | None:
+        """``(n_tokens,)``, the rows that an adapter may have changed; None if it is none.
+
+        Its own; and, where it spreads, those of a step that it shared, and those that read keys and values of either.
+        """
+        followers, slots = self._followers, rows.slots.tolist()
+        if followers.spreads and not followers.adapted.isdisjoint(slots):
+            followers.unscored.update(slots)
+        elif followers.spreads and self._cache is not None:
+            for slot, position in zip(slots, rows.positions.tolist(), strict=True):
+                if self._cache.foreign(self._ledger.kv_slots(slot, np.arange(position))):
+                    followers.unscored.add(slot)
+        return np.isin(rows.row_slots, list(followers.unscored)) if followers.unscored else None

@@ -16,7 +16,6 @@ from typing import Any
 
 import vllm
 
-from monitor.engine.assemble import assemble, publisher_for
 from monitor.engine.compat import check_engine
 from monitor.engine.instrument import instrument
 from monitor.engine.loaded import N_SPARE
@@ -31,7 +30,7 @@ from probes.fingerprint import resolve_model
 log = logging.getLogger(__name__)
 
 _PATCHED = "_plumbline"
-_GRAPH = 2
+_GRAPH = 4
 """Counts up whenever the ops in the graph change, so that no compiled graph of an older Plumbline is loaded."""
 
 _WEIGHT_UPDATES = ("reload_weights", "update_weights", "update_config")
@@ -73,17 +72,23 @@ def _patch_load(worker_cls: Any, settings: EngineSettings) -> None:
 
 def _attach(worker: Any, bundle: Bundle, settings: EngineSettings, untested: str) -> None:
     """Instrument the loaded model, and leave with the runner what is needed once the KV cache is known."""
+    # Brings numba, which must not be there before: vLLM's CPU platform looks through all modules once and fails on it.
+    from monitor.engine.assemble import assemble, publisher_for
+
     runner, config = worker.model_runner, worker.vllm_config
     register_ops()
     n_spare = N_SPARE if settings.directions is not None else 0
     max_tokens = config.scheduler_config.max_num_batched_tokens
-    taps = instrument(runner.get_model(), bundle, max(max_tokens, getattr(runner, "max_num_tokens", 0)), n_spare)
+    max_tokens = max(max_tokens, getattr(runner, "max_num_tokens", 0))
+    taps = instrument(runner.get_model(), bundle, max_tokens, settings.operators, n_spare)
     publisher = publisher_for(config, bundle, settings, taps, untested)
     runner.plumbline_taps, runner.plumbline_publisher = taps, publisher
     runner.plumbline_assemble = functools.partial(assemble, config, bundle, settings, taps, publisher)
     # The ahead-of-time compile cache keys on the configuration, not on our code: without this an
     # uninstrumented graph is loaded, and no tap ever runs.
-    shape = f"{_GRAPH}:{bundle.digest[:16]}:{tuple(taps.scores.shape)}:{taps.layers}:{n_spare}"
+    shape = (
+        f"{_GRAPH}:{bundle.digest[:16]}:{tuple(taps.scores.shape)}:{taps.layers}:{sorted(settings.operators)}:{n_spare}"
+    )
     config.additional_config = {**(config.additional_config or {}), "plumbline": shape}
     log.warning("Plumbline reads layers %s with columns %s", taps.layers, ", ".join(taps.probes))
 

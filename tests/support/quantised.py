@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 GROUP = 32
 """Input channels that share one scale, in the four-bit formats."""
@@ -103,6 +103,18 @@ def float8(weight: Tensor) -> Packed:
     scale = weight.abs().amax() / torch.finfo(torch.float8_e4m3fn).max
     q = (weight / scale).to(torch.float8_e4m3fn)
     return {"weight": q, "weight_scale": scale.reshape(())}, q.float() * scale
+
+
+def round_activations(model: nn.Module) -> None:
+    """Round what enters each quantised layer as W8A8 does: symmetric, eight bits, one scale for each token."""
+
+    def round_input(_module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        scale = args[0].abs().amax(-1, keepdim=True) / 127
+        return ((args[0] / scale).round() * scale,)
+
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            module.register_forward_pre_hook(round_input)
 
 
 def _pack(nibbles: Tensor) -> Tensor:

@@ -47,15 +47,21 @@ def open_request(gate: Gate, a_plan: GatePlan, slot: int = 0) -> FollowedRequest
     return request
 
 
-def feed(gate: Gate, request: FollowedRequest, piece, n_kept: int = 0) -> None:
-    """Fold the next positions of one request, as a step would."""
-    scores = np.asarray(piece, dtype=np.float32).reshape(-1, 3)
-    first = int(gate.position[request.slot])
-    if len(scores) == 1 and not n_kept:
-        slots = np.array([request.slot])
-        gate.fold_decode([request], slots, np.array([first]), scores, np.array([first + 1]))
-    elif len(scores):
-        gate.fold_chunk(request, scores, n_kept, first + len(scores))
+def feed(gate: Gate, *pieces: tuple[FollowedRequest, object], begin: int | None = None) -> list[FollowedRequest]:
+    """Fold the next positions of some requests in one step; ``begin`` is where a triggered steering may set in."""
+    slots, positions, rows = [], [], []
+    begins = np.zeros(len(gate.position), dtype=np.int64)
+    for request, piece in pieces:
+        scores = np.asarray(piece, dtype=np.float32).reshape(-1, 3)
+        first = int(gate.position[request.slot])
+        slots += [request.slot] * len(scores)
+        positions += range(first, first + len(scores))
+        rows.append(scores)
+        begins[request.slot] = first + len(scores) if begin is None else begin
+    return gate.fold(
+        np.array(slots, dtype=np.int64), np.array(positions, dtype=np.int64), np.concatenate(rows),
+        {request.slot: request for request, _ in pieces}, begins,
+    )  # fmt: skip
 
 
 def run(rows, lengths, values, others: int = 0):
@@ -66,16 +72,7 @@ def run(rows, lengths, values, others: int = 0):
     scores, start, noise = np.array(rows, dtype=np.float32), 0, np.random.default_rng(0)
     for length in lengths:
         piece = scores[start : start + length]
-        together = [*crowd, request]
-        if len(piece) == 1:  # all in one decode step
-            slots = np.array([r.slot for r in together])
-            positions = gate.position[slots]
-            own = np.concatenate([noise.normal(size=(others, 3)).astype(np.float32), piece])
-            gate.fold_decode(together, slots, positions, own, positions + 1)
-        else:
-            for other in crowd:
-                feed(gate, other, noise.normal(size=piece.shape))
-            feed(gate, request, piece)
+        feed(gate, *((other, noise.normal(size=piece.shape)) for other in crowd), (request, piece))
         start += length
     return gate, request
 
@@ -139,7 +136,7 @@ def test_a_stop_is_carried_out_only_when_the_plan_enforces(action):
     for enforce in (True, False):
         gate = Gate(MANIFEST, NAMES, capacity=1)
         request = open_request(gate, plan((0.0, 99.0, 99.0), action, enforce=enforce))
-        feed(gate, request, np.ones((len(PROMPT), 3)))
+        feed(gate, (request, np.ones((len(PROMPT), 3))))
         assert request.detectors[0].trip_position == len(PROMPT) - 1
         assert request.stopped == ("r-intent" if enforce else None)
 
@@ -150,7 +147,7 @@ def test_a_rule_that_steers_adds_its_steering_once_from_the_next_pass_on():
     gate = Gate(MANIFEST, NAMES, capacity=1)
     request = open_request(gate, GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=(rule,)))
     for piece in np.array_split(np.ones((12, 3)), 3):
-        feed(gate, request, piece)
+        feed(gate, (request, piece))
     after = 8  # the trip is at the prompt's end, in the second step of four tokens
     assert [request.steering_at(at)[0] for at in (0, after - 1, after, after + 4)] == [(), (), steering, steering]
 
@@ -159,24 +156,37 @@ def test_a_rule_that_trips_while_the_next_pass_is_on_its_way_steers_from_the_one
     rule = DetectorPlan("r", "intent", 0.0, Action.STEER, steering=(Steering("refusal", Operator.ADD),))
     gate = Gate(MANIFEST, NAMES, capacity=1)
     request = open_request(gate, GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=(rule,)))
-    gate.fold_chunk(request, np.ones((len(PROMPT), 3), dtype=np.float32), 0, len(PROMPT) + 1)
+    assert feed(gate, (request, np.ones((len(PROMPT), 3))), begin=len(PROMPT) + 1) == [request]
     assert [bool(request.steering_at(len(PROMPT) + i)[0]) for i in (0, 1)] == [False, True]
 
 
-def test_kept_rows_without_a_score_are_counted_as_cache_misses():
+def test_rows_that_were_folded_already_or_come_too_early_are_passed_over():
     gate = Gate(MANIFEST, NAMES, capacity=1)
     request = open_request(gate, plan())
-    rows = np.ones((len(PROMPT), 3))
-    rows[1:4] = math.nan
-    feed(gate, request, rows, n_kept=3)
-    assert (request.cache_misses, gate.scored[0]) == (2, len(PROMPT) - 3)
+    feed(gate, (request, np.ones((4, 3))))
+    before = gate.folded[0].copy()
+    rows, zero = np.full((3, 3), 9.0, dtype=np.float32), np.zeros(3, dtype=np.int64)
+    gate.fold(zero, np.array([2, 3, 6]), rows, {0: request}, zero)
+    assert gate.position[0] == 4
+    assert np.array_equal(gate.folded[0], before, equal_nan=True)
+
+
+def test_two_rules_on_one_probe_trip_each_at_its_own_threshold():
+    rules = tuple(DetectorPlan(f"r{t}", "smooth", t, Action.FLAG) for t in (2.0, 0.5, 1.0))
+    gate = Gate(MANIFEST, NAMES, capacity=1)
+    request = open_request(gate, GatePlan("id", "p", "1", "b", 0.0, enforce=True, hold=False, n=1, detectors=rules))
+    feed(gate, (request, np.zeros((len(PROMPT), 3))))
+    feed(gate, (request, [[0, 0, 3.0], [0, 0, 3.0]]))
+    feed(gate, (request, [[0, 0, 3.0]] * 4))
+    n = len(PROMPT)
+    assert [d.trip_position for d in request.detectors] == [n + 3, n, n + 1]  # 0.9, 1.53, 1.97, 2.28
 
 
 def test_slots_are_reused_clean_and_more_requests_than_expected_find_room():
     gate = Gate(MANIFEST, NAMES, capacity=1)
     for slot, value in ((0, 3.0), (0, 1.0), (5, 2.0)):
         request = open_request(gate, plan(), slot)
-        feed(gate, request, np.full((len(PROMPT), 3), value))
+        feed(gate, (request, np.full((len(PROMPT), 3), value)))
         assert outcome(gate, request)[0][0] == value
 
 

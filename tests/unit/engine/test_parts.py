@@ -36,6 +36,9 @@ def test_half_a_configuration_is_refused_and_the_key_is_never_shown(change, says
     assert "xyz" not in str(caught.value)
 
 
+EMPTY = ((), (), b"", b"", b"")
+
+
 def publisher(tmp_path: Path) -> tuple[FramePublisher, str]:
     endpoint = f"ipc://{tmp_path}/frames"
     return FramePublisher(endpoint, "digest", ("a",), "0.32.0"), endpoint
@@ -49,7 +52,7 @@ def test_frames_are_numbered_without_a_gap_and_hello_repeats(tmp_path: Path):
         publisher_.start("alive")
         assert isinstance(decode_frame(socket.recv()), Hello)
         for _ in range(100):
-            publisher_.publish(())
+            publisher_.publish(*EMPTY)
         frames = [decode_frame(socket.recv()) for _ in range(100)]
         numbers = [f.sequence for f in frames if isinstance(f, ScoreFrame)]
         assert numbers == list(range(1, len(numbers) + 1))
@@ -61,7 +64,7 @@ def test_a_full_queue_drops_and_counts_and_never_blocks(tmp_path: Path):
     publisher_, endpoint = publisher(tmp_path)  # not started: nobody takes frames off the queue
     began = time.monotonic()
     for _ in range(5000):
-        publisher_.publish(())
+        publisher_.publish(*EMPTY)
     assert time.monotonic() - began < 5
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.setsockopt(zmq.SUBSCRIBE, b"")

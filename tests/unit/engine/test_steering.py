@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monitor.engine import ops
 from monitor.engine.ledger import StepRows
 from monitor.engine.lines import Lines
 from monitor.engine.request import follow
@@ -37,7 +37,7 @@ class Rig:
         self.bundle = bundle
         self.columns = [p.name for p in bundle.manifest.probes]
         self.scores = torch.randn(TOKENS, len(self.columns), generator=torch.Generator().manual_seed(1))
-        self.table = SteeringTable(bundle, self.columns, self.scores, n_spare)
+        self.table = SteeringTable(bundle, self.columns, self.scores, n_spare=n_spare)
 
     def set(self, per_token: list[tuple[Steering, ...]]) -> None:
         lines = [self.table.line(s) for s in per_token]
@@ -46,16 +46,16 @@ class Rig:
         self.table.fill(len(per_token), rows, fields, np.any([line.needs for line in lines], axis=0))
 
     def output(self, layer: int, stream: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        t, out = self.table, stream.clone()
-        ops._output(
-            out, other, self.scores, t._units, t._gram, t._here[layer], t._table,
-            t._needed[layer], t._needed[LAYERS + 1 :],
-        )  # fmt: skip
+        out, change = stream.clone(), self.table.at_output(layer)
+        if other is None:
+            change(out, None)
+        else:
+            change(other, out)
         return out
 
     def write(self, write: torch.Tensor) -> torch.Tensor:
-        t, out = self.table, write.clone()
-        ops._write(out, t._units, t._gram, t._table, t._needed[LAYERS])
+        out = write.clone()
+        self.table.at_write()(out)
         return out
 
     def unit(self, name: str) -> np.ndarray:
@@ -103,12 +103,11 @@ conditions = st.one_of(st.none(), st.builds(Condition, probe=st.sampled_from(["f
 
 @st.composite
 def steerings(draw):
-    """At most one of each operator and direction; one condition for each direction, as the table holds them."""
+    """At most one of each operator and direction, as the table holds them."""
     chosen = []
     for direction in ("refusal", "other"):
-        when = draw(conditions)
         for operator in draw(st.sets(st.sampled_from(list(Operator)))):
-            strength = draw(st.floats(0.1, 1.0))
+            strength, when = draw(st.floats(0.1, 1.0)), draw(conditions)
             if operator is Operator.CLAMP:
                 low = draw(st.floats(-1, 0.5))
                 chosen.append(Steering(direction, operator, strength, low=low, high=low + 0.3, when=when))
@@ -240,3 +239,23 @@ def test_each_row_gets_the_line_of_its_position_also_when_positions_are_computed
     lines.fill(rows([0] * 5, [2, 3, 4, 5, 6]), {0: steered, 1: plain})
     for row, position in enumerate(range(2, 7)):
         assert np.array_equal(rig.table._table[row].numpy(), rig.table.line(steered.steering_at(position)[0]).fields)
+
+
+def test_an_operator_that_the_engine_is_not_prepared_for_costs_nothing(bundle):
+    scores = torch.zeros(TOKENS, len(bundle.manifest.probes))
+    table = SteeringTable(bundle, [p.name for p in bundle.manifest.probes], scores, [Operator.ADD])
+    assert table.at_write() is None
+    assert [table.at_output(at) is None for at in range(LAYERS)] == [True, False, False, True]
+    assert SteeringTable(bundle, [], scores, ()).at_output(HERE) is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
+@given(st.lists(steerings(), min_size=TOKENS, max_size=TOKENS))
+def test_what_is_traced_into_a_graph_changes_as_the_eager_form_does(bundle, per_token):
+    rig = Rig(bundle)
+    rig.set(per_token)
+    stream = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(2))
+    wanted_output, wanted_write = rig.output(HERE, stream), rig.write(stream)
+    with patch("torch.compiler.is_compiling", return_value=True):
+        assert torch.allclose(rig.output(HERE, stream), wanted_output, atol=1e-5)
+        assert torch.allclose(rig.write(stream), wanted_write, atol=1e-5)
