@@ -15,6 +15,8 @@ from benchmarks.models import CONFIGS, write_probes
 from benchmarks.serving import Frames, start_monitored, start_plain, stop
 from probes.bundle import Bundle
 
+OPERATORS = "add,ablate"
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -40,16 +42,17 @@ def started(kind: str, folder: Path, model: Path, name: str, options: Mapping[st
     """An engine of this kind, stopped afterwards.
 
     Args:
-        kind: ``plain``, ``three`` (8 probes on 3 layers), ``all`` (a probe on every layer) or ``hooks``.
+        kind: ``plain``, ``three`` (8 probes on 3 layers), ``steered`` (the same, prepared for operators), ``all`` (a
+            probe on every layer) or ``hooks``.
         folder: for its bundle and its socket. model: the model's folder. name: of the model.
         options: of ``LLM``.
     """
     before = _children()
     bundle, frames = None, None
-    if kind in ("three", "all"):
+    if kind in ("three", "steered", "all"):
         bundle = write_probes(folder / f"bundle_{kind}", model, name, every_layer=kind == "all")
         endpoint = f"ipc://{folder}/{kind}.sock"
-        llm = start_monitored(model, bundle, endpoint, **options)
+        llm = start_monitored(model, bundle, endpoint, OPERATORS if kind == "steered" else "none", **options)
         frames = Frames(endpoint)
     elif kind == "hooks":
         llm = _start_hooked(model, name, options)

@@ -25,8 +25,9 @@ class Mode:
 
     Attributes:
         name: of the mode, the beginning of its rows' names. about: for ``--help``.
-        engine: which engine serves it: ``plain``, ``three`` (8 probes on 3 layers), ``all`` (a probe on every
-            layer) or ``hooks`` (eager mode, forward hooks).
+        engine: which engine serves it: ``plain``, ``three`` (8 probes on 3 layers, prepared for no operator),
+            ``steered`` (the same, prepared for ``add`` and ``ablate``), ``all`` (a probe on every layer) or ``hooks``
+            (eager mode, forward hooks).
         goal: for throughput and median inter-token latency, or empty.
         planned: whether requests carry a plan with a rule for each probe.
         steering: of one more request, or None.
@@ -62,12 +63,13 @@ MODES = {
         Mode("null", "a second plain engine against the first: what the method itself shows", "plain", planned=False),
         Mode("off", "the plugin is on, requests carry no plan", "three", planned=False),
         Mode("reading", "8 probes on 3 layers, each with a rule", "three", "<= 0.02"),
-        Mode("steering_1", "the same, and one steering for all requests", "three", "<= 0.03", steering=_one),
-        Mode("steering_16", "the same, and 16 different steerings in turn", "three", "<= 0.03", steering=_sixteen),
+        Mode("reading_prepared", "the same, by an engine that is prepared to add and ablate", "steered"),
+        Mode("steering_1", "the same, and one steering for all requests", "steered", "<= 0.03", steering=_one),
+        Mode("steering_16", "the same, and 16 different steerings in turn", "steered", "<= 0.03", steering=_sixteen),
         Mode(
             "conditional",
             "the same, and a steering on the condition of a probe",
-            "three",
+            "steered",
             "<= 0.03",
             steering=_conditional,
         ),

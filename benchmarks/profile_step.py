@@ -41,7 +41,7 @@ ORDER = ("step", "forward", "hooks", "rest")
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [m.name for m in MODES.values() if m.engine in ("three", "all")]
+    names = [m.name for m in MODES.values() if m.engine in ("three", "steered", "all")]
     parser.add_argument("--mode", choices=names, default="reading", help="what requests ask for (default reading)")
     parser.add_argument("--model", choices=list(CONFIGS), default="75m", help="default 75m")
     parser.add_argument("--batch", type=int, default=16, help="requests in a batch (default 16)")

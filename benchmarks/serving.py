@@ -48,11 +48,11 @@ def start_plain(model: Path, **options: Any) -> Any:
     return _start(model, {"PLUMBLINE_BUNDLE": ""}, options)
 
 
-def start_monitored(model: Path, bundle: Bundle, endpoint: str, **options: Any) -> Any:
-    """Start vLLM with the plugin, which publishes its frames at ``endpoint``."""
+def start_monitored(model: Path, bundle: Bundle, endpoint: str, operators: str, **options: Any) -> Any:
+    """Start vLLM with the plugin, prepared for these ``operators``, which publishes its frames at ``endpoint``."""
     settings = {
         "PLUMBLINE_BUNDLE": str(bundle.path), "PLUMBLINE_FRAMES": endpoint, "PLUMBLINE_PLAN_KEY": KEY.hex(),
-        "PLUMBLINE_ALLOW_UNTESTED": "1",
+        "PLUMBLINE_ALLOW_UNTESTED": "1", "PLUMBLINE_OPERATORS": operators,
     }  # fmt: skip
     return _start(model, settings, options)
 

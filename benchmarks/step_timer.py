@@ -81,6 +81,7 @@ def profile_engine(pipe: Connection, work: Work) -> None:
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1")
     from vllm.utils import torch_utils
 
+    from benchmarks.engines import OPERATORS
     from benchmarks.modes import MODES, make_plan
     from benchmarks.serving import serve, start_monitored, start_plain
     from probes.bundle import read_bundle
@@ -98,7 +99,8 @@ def profile_engine(pipe: Connection, work: Work) -> None:
         bundle, llm = None, start_plain(work.model, **options)
     else:
         bundle = read_bundle(work.bundle)
-        llm = start_monitored(work.model, bundle, work.endpoint, **options)
+        operators = OPERATORS if MODES[work.mode].engine == "steered" else "none"
+        llm = start_monitored(work.model, bundle, work.endpoint, operators, **options)
     core = llm.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
     _attach(clocks, core, runner, profile)

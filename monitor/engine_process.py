@@ -47,7 +47,7 @@ def engine_command(model: str, port: int, names: Sequence[str], extra: Sequence[
     """
     serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     listen = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", *names]
-    return [*serve, *listen, "--no-async-scheduling", *extra]  # see docs/adr/0003
+    return [*serve, *listen, *extra]
 
 
 def data_parallel_ranks(arguments: Sequence[str]) -> int | None:
@@ -65,7 +65,6 @@ def engine_environment(inherited: Mapping[str, str], bundle: str, frames: str, k
     made = dict(inherited)
     made.update(PLUMBLINE_BUNDLE=bundle, PLUMBLINE_FRAMES=frames, PLUMBLINE_PLAN_KEY=key, PYTHONUNBUFFERED="1")
     made.setdefault("VLLM_NO_USAGE_STATS", "1")
-    made.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # see docs/adr/0003
     if "VLLM_PLUGINS" in made:
         named = [name for name in made["VLLM_PLUGINS"].split(",") if name]
         made["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, "plumbline"]))
