@@ -110,17 +110,23 @@ def check_conditions(steering: Sequence[Steering]) -> None:
             )
 
 
-def refuse_late_steering(plan: GatePlan) -> None:
-    """With pipeline parallelism only the last stage learns that a rule tripped.
+def refuse_late_steering(plan: GatePlan, config: Any) -> None:
+    """Refuse rules that steer where the ranks of an engine would not begin together.
+
+    With pipeline parallelism only the last stage learns that a rule tripped; with tensor parallelism and asynchronous
+    scheduling each rank takes up a step's scores in its own time.
 
     Raises:
-        PlanError: a rule of the plan steers.
+        PlanError: a rule of the plan steers, and this engine has such ranks.
     """
     rules = [d.rule for d in plan.detectors if d.action is Action.STEER]
-    if rules:
+    parallel = config.parallel_config
+    apart = parallel.tensor_parallel_size > 1 and config.scheduler_config.async_scheduling
+    if rules and (parallel.pipeline_parallel_size > 1 or apart):
         raise PlanError(
-            f"rule {rules[0]} steers when it trips, which earlier pipeline stages would not learn of; "
-            "let it stop, steer from the start (with a condition), or serve with --pipeline-parallel-size 1"
+            f"rule {rules[0]} steers when it trips, and the ranks of this engine would not begin together; "
+            "let it stop, steer from the start (with a condition), or serve without pipeline parallelism, and "
+            "tensor parallelism with --no-async-scheduling"
         )
 
 
@@ -130,8 +136,8 @@ def _patch_admission(core_cls: Any, admission: Admission) -> None:
     @functools.wraps(original)
     def preprocess_add_request(self: Any, request: Any) -> Any:
         plan = admission.admit(request)
-        if plan is not None and self.vllm_config.parallel_config.pipeline_parallel_size > 1:
-            refuse_late_steering(plan)
+        if plan is not None:
+            refuse_late_steering(plan, self.vllm_config)
         added, wave = original(self, request)
         if plan is not None and plan.score_last:
             # The last token of a length-capped response is sampled but never fed forward, so it would have

@@ -153,8 +153,8 @@ def _trip(request: FollowedRequest, reached: Floats, position: int, begin: int) 
         if detector.trip_position is None and reached[detector.probe] >= detector.plan.threshold:
             detector.trip_position, detector.trip_score = position, float(reached[detector.probe])
             tripped = True
-            if request.plan.enforce:
-                _act(request, detector.plan, begin)
+            if request.plan.enforce and request.failed is None:
+                _act(request, detector.plan, max(begin, position + 1))
     return tripped
 
 

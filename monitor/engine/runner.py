@@ -110,6 +110,7 @@ def _complete_on_arrival(output: Any, hooks: StepHooks, step: Step) -> None:
 
     @functools.wraps(original)
     def get_output() -> Any:
+        del output.get_output  # or output and wrapper would keep each other alive
         result = original()
         attach_stops(result, hooks.complete(step))
         return result

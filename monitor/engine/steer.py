@@ -77,6 +77,7 @@ class SteeringTable:
         self._needed = torch.zeros(model.n_layers + 1 + len(_KINDS) + 1, dtype=torch.bool)
         self._needs: NDArray[np.bool_] = self._needed.numpy()
         self._dirty = 0
+        self._copied: torch.cuda.Event | None = None
         for direction in directions:
             self.place(len(self._index), direction.name, direction, bundle.direction_vector(direction.name))
 
@@ -180,6 +181,8 @@ class SteeringTable:
             n_tokens: rows of the step. rows: ``(m,)`` rows that are steered; the others are not.
             lines: ``(m, N_FIELDS, n_directions)``. needs: as in :class:`Line`, of all of them together.
         """
+        if self._copied is not None:
+            self._copied.synchronize()  # the last step's copy may still read what is about to be written
         if self._dirty:
             self._lines[: self._dirty] = 0.0
         self._needs[:] = needs
@@ -189,6 +192,8 @@ class SteeringTable:
         if self._host is not self._table and (steered or self._dirty):
             last = max(n_tokens, self._dirty)
             self._table[:last].copy_(self._host[:last], non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own lack of a type
+            self._copied.record()
         self._dirty = n_tokens if steered else 0
 
     @staticmethod

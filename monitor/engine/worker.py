@@ -132,8 +132,8 @@ def _stale_after(original: Any) -> Any:
     @functools.wraps(original)
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
         if (hooks := getattr(self.model_runner, "plumbline", None)) is not None:
-            hooks.stale = original.__name__
-            log.error("%s: the bundle no longer belongs to this model; nothing is scored until a restart", hooks.stale)
+            hooks.distrust(original.__name__)
+            log.error("%s: the bundle belongs to other weights; nothing is scored until a restart", original.__name__)
         return original(self, *args, **kwargs)
 
     return update

@@ -174,11 +174,13 @@ def test_a_scheduler_output_that_cannot_be_understood_ends_all_scoring(worker):
     assert worker.channel.errors >= 1
 
 
-def test_a_request_whose_plan_cannot_be_read_is_alone_in_being_unscored(worker):
+def test_a_request_that_cannot_be_followed_is_ended_and_is_alone_in_it(worker):
     bad = new(worker, "bad", 2, [5])
     bad.sampling_params.extra_args[XARGS_KEY] = "nonsense"
-    worker.step({"bad": 2, "a": 2}, [bad, new(worker, "a", 2, [0])])
-    assert worker.told("a") == {0: 0.0, 1: 1.0}
+    stops = worker.step({"bad": 2, "a": 2}, [bad, new(worker, "a", 2, [0])])
+    assert {name: stop.rule for name, stop in stops.items()} == {"bad": None}
+    assert worker.step({"a": 1}, finished=["bad"]) == {}
+    assert worker.told("a") == {0: 0.0, 1: 1.0, 2: 2.0}
     assert worker.told("bad") == {}
 
 
@@ -209,7 +211,36 @@ def test_steps_that_are_completed_late_are_told_in_order_and_slots_are_not_reuse
 
 def test_after_the_weights_changed_nothing_is_scored_not_even_from_the_cache(worker):
     worker.step({"a": 6}, [new(worker, "a", 6, [0, 1])])
-    worker.hooks.stale = "update_weights"
+    worker.hooks.distrust("update_weights")
     worker.step({"a": 1, "b": 2}, [new(worker, "b", 6, [0, 1], computed=4)])
     assert np.isnan(worker.told("a")[6])
     assert all(np.isnan(score) for score in worker.told("b").values())
+
+
+def test_a_failed_step_leaves_no_scores_of_the_former_owner_of_its_cache_slots(worker):
+    worker.step({"a": 4}, [new(worker, "a", 4, [0, 1])])
+    for _ in range(3):
+        worker.step({"a": 1})
+    worker.step({"b": 4}, [new(worker, "b", 4, [2, 1])], finished=["a"])  # block 1 held a's generated tokens
+    worker.lines.fill, original = None, worker.lines.fill
+    worker.step({"b": 1})
+    worker.lines.fill = original
+    worker.step({"b": 1})
+    assert [i for i, score in worker.told("b").items() if np.isnan(score)] == [4]
+
+
+def test_a_stop_is_repeated_until_the_request_has_ended(worker):
+    stop = (DetectorPlan("r", "intent", -1e9, Action.STOP),)
+    assert list(worker.step({"a": 4}, [new(worker, "a", 4, [0, 1], detectors=stop)])) == ["a"]
+    worker._computed["a"] = 2  # preempted with the step's output dropped, and computed again
+    assert list(worker.step({"a": 2})) == ["a"]
+
+
+def test_an_end_that_waits_for_a_step_on_its_way_is_told_with_it(worker):
+    worker.schedule({"a": 4}, [new(worker, "a", 4, [0, 1])])
+    late = worker.forward(["a"])
+    late.scores = late.scores.clone()
+    worker.schedule({}, finished=["a"])
+    assert not worker.channel.parts
+    worker.hooks.complete(late)
+    assert [p.ended for p in worker.channel.parts] == [False, True]
