@@ -67,6 +67,7 @@ class StreamRelease:
             await self._judge_prompt()
             await self._drain()
         for index in sorted(self._open):
+            await self._job.scored(index, self._job.n_prompt(index), self._job.overdue())  # the other choices' frames
             *parts, last = self._parts(self._silent_end(index))
             for chunk in parts:
                 yield chunk
@@ -201,7 +202,8 @@ class StreamRelease:
 
     def _chunk(self, payload: Event, index: int, end: int) -> Chunk:
         scores = self._job.token_scores(index, self._told[index], end)
-        self._told[index] = end
+        if scores:  # a score that is not here yet (the newest token's, under live) is told with a later chunk
+            self._told[index] = scores[-1].position + 1
         if not self._job.wishes.continuous:
             payload = {name: value for name, value in payload.items() if name != "usage"}
         plan = self._job.plan
