@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monitor.engine import ops
 from monitor.engine.layouts import Block, find_blocks, rows, split_write
 from monitor.engine.steer import OutputChange, SteeringTable, WriteChange
 from monitor.types import Operator
@@ -117,9 +118,9 @@ def _make_tap(columns: list[_Column], first: int, scores: Tensor) -> _Tap | None
     bias = torch.tensor([c.bias for c in columns], dtype=torch.float32, device=scores.device)
 
     def tap(hidden: Tensor, residual: Tensor | None) -> None:
-        stream = hidden if residual is None else hidden + residual  # in the model's dtype, as the next norm sums it
+        stream = ops.whole(hidden, residual)
         if torch.compiler.is_compiling():  # the compiler makes one kernel of it, with the sum
-            values = (stream.to(torch.float32).unsqueeze(1) * weights).sum(-1) + bias
+            values = ops.project(stream, weights) + bias
         else:
             values = score_tokens(stream, weights.T, bias)
         torch.ops.vllm.plumbline_store(values, scores, first)

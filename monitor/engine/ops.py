@@ -73,11 +73,9 @@ def steer_output(
     rows = table[: stream.shape[0]]
     change = torch.zeros_like(rows[:, 0])
     if kinds.ablate_output or kinds.clamp:
-        before = _project(_whole(stream, other), units)
+        before = project(whole(stream, other), units)
         if kinds.ablate_output:
-            strength = rows[:, ABLATE_OUTPUT]
-            for i in _used(strength):
-                change = _with(change, i, -strength[:, i] * (before[:, i] + _product(change, gram[i])))
+            change = _ablate(before, rows[:, ABLATE_OUTPUT], gram)
         if kinds.clamp:
             strength = rows[:, CLAMP] * (here > 0)
             if kinds.conditions:
@@ -102,13 +100,18 @@ def steer_write(write: Tensor, units: Tensor, gram: Tensor, table: Tensor) -> No
     """
     strength = table[: write.shape[0], ABLATE]
     x = write.to(torch.float32)
-    before, change = _project(x, units), torch.zeros_like(strength)
+    write.copy_(x + _combine(_ablate(project(x, units), strength, gram), units))
+
+
+def _ablate(before: Tensor, strength: Tensor, gram: Tensor) -> Tensor:
+    """Coefficients ``(n, k)`` of the directions that ablating one after the other adds to projections ``before``."""
+    change = torch.zeros_like(strength)
     for i in _used(strength):
         change = _with(change, i, -strength[:, i] * (before[:, i] + _product(change, gram[i])))
-    write.copy_(x + _combine(change, units))
+    return change
 
 
-def _project(x: Tensor, units: Tensor) -> Tensor:
+def project(x: Tensor, units: Tensor) -> Tensor:
     """``x @ units.T``: ``(n, k)``; in a graph as a reduction, which the compiler fuses with what x comes from."""
     return (x.unsqueeze(1) * units).sum(-1) if torch.compiler.is_compiling() else x @ units.T
 
@@ -128,7 +131,7 @@ def _with(change: Tensor, i: int, more: Tensor) -> Tensor:
     return torch.cat([change[:, :i], (change[:, i] + more).unsqueeze(1), change[:, i + 1 :]], dim=1)
 
 
-def _whole(stream: Tensor, other: Tensor | None) -> Tensor:
+def whole(stream: Tensor, other: Tensor | None) -> Tensor:
     """The activation in fp32, ``(n, d_model)``: summed in the model's dtype, as the next layer's norm sums it."""
     return (stream if other is None else stream + other).to(torch.float32)
 

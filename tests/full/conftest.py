@@ -6,22 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from probes.bundle import Bundle
-from tests.support.reference import Reference
-from tests.support.tiny import make_bundle, make_model
+from tests.integration.conftest import bundle, reference  # noqa: F401  # fixtures, of this model as of that one
+from tests.support.tiny import make_model
 from tests.support.variants import give_json_words
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return give_json_words(make_model(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture(scope="session")
-def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", model)
-
-
-@pytest.fixture(scope="session")
-def reference(model: Path, bundle: Bundle) -> Reference:
-    return Reference(model, bundle)
