@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import numpy as np
 
 from benchmarks.engines import Engine, started
 from benchmarks.models import CONFIGS, write_model
-from benchmarks.modes import Mode, make_plan
+from benchmarks.modes import Mode
 from benchmarks.pairs import METRICS, Served, enough, figures, ratios
 from benchmarks.rows import Row
-from benchmarks.serving import random_prompts, serve
+from benchmarks.serving import random_prompts
 
 _SETTLE_SECONDS = 1.2
-"""A worker of vLLM polls for one second after its last step; the other engine waits until that is over."""
+"""A worker in a process of its own polls for a second after its last step; the other engine waits until it is over."""
 FRAMES_MODE, FRAMES_BATCH = "reading", 16
 
 
@@ -34,6 +35,7 @@ class Setup:
         new_tokens: of each response, by batch size; its keys are the batch sizes.
         least, most: pairs of each figure; between them, until the medians' 95 % intervals are at most ``width`` wide.
         options: of both engines, for example ``compilation_config``.
+        own_processes: whether engine core and workers are processes of their own. suffix: of every row's name.
     """
 
     model: str
@@ -43,6 +45,8 @@ class Setup:
     most: int = 15
     width: float = 0.01
     options: Mapping[str, Any] = field(default_factory=dict)
+    own_processes: bool = False
+    suffix: str = ""
 
 
 @dataclass
@@ -67,18 +71,18 @@ def compare(setup: Setup) -> Iterator[Row]:
         path = Path(folder)
         model = write_model(path / "model", setup.model)
         _say(f"{setup.model}: starting plain vLLM")
-        with started("plain", path, model, setup.model, setup.options) as plain:
+        with _started(setup, "plain", path, model) as plain:
             for kind in dict.fromkeys(mode.engine for mode in setup.modes):
                 _say(f"{setup.model}: starting the engine of kind {kind}")
-                with started(kind, path, model, setup.model, setup.options) as engine:
+                with _started(setup, kind, path, model) as engine:
                     for n in setup.new_tokens:
                         for mode in (m for m in setup.modes if m.engine == kind):
                             seen = _measure(setup, mode, n, plain, engine, absolute[n])
                             idle += seen.idle
-                            yield from _rows(setup.model, mode, n, seen)
+                            yield from _rows(setup, mode, n, seen)
     for n, runs in absolute.items():
-        yield from _plain_rows(setup.model, n, runs)
-    yield _row(f"idle_engine_cores_{setup.model}", idle, "CPU cores", "")
+        yield from _plain_rows(setup, n, runs)
+    yield _row(setup, "idle_engine_cores", idle, "CPU cores", "")
 
 
 def _measure(setup: Setup, mode: Mode, n: int, plain: Engine, ours: Engine, absolute: list[dict[str, float]]) -> Seen:
@@ -102,10 +106,10 @@ def _pair(
     first, second = (plain, ours) if len(seen.ratios) % 2 else (ours, plain)
     runs: dict[bool, list[Served]] = {True: [], False: []}
     for active, waiting in ((first, second), (second, first), (second, first), (first, second)):
-        plans = [make_plan(mode, active.bundle) if active.bundle is not None else None for _ in prompts]
-        time.sleep(_SETTLE_SECONDS)
+        if setup.own_processes:
+            time.sleep(_SETTLE_SECONDS)
         before = waiting.cpu_seconds()
-        served = serve(active.llm, prompts, plans, setup.new_tokens[n])
+        served = active.serve(prompts, mode.name, setup.new_tokens[n])
         seen.idle.append((waiting.cpu_seconds() - before) / served.seconds)
         runs[active is ours].append(served)
     seen.ratios.append(ratios(runs[False], runs[True]))
@@ -117,25 +121,30 @@ def _pair(
         seen.frames.append((n_frames / seconds, size / scored))
 
 
-def _rows(model: str, mode: Mode, n: int, seen: Seen) -> Iterator[Row]:
+def _rows(setup: Setup, mode: Mode, n: int, seen: Seen) -> Iterator[Row]:
     for metric in METRICS:
         goal = mode.goal if metric in ("overhead", "itl_p50") else ""
-        yield _row(f"{mode.name}_{metric}_b{n}_{model}", [pair[metric] for pair in seen.ratios], "ratio", goal)
+        yield _row(setup, f"{mode.name}_{metric}_b{n}", [pair[metric] for pair in seen.ratios], "ratio", goal)
     if (mode.name, n) == (FRAMES_MODE, FRAMES_BATCH):
         per_second, per_token = zip(*seen.frames, strict=True)
-        yield _row(f"frames_per_second_b{n}_{model}", per_second, "frames/s", "")
-        yield _row(f"frame_bytes_per_token_b{n}_{model}", per_token, "bytes", "")
+        yield _row(setup, f"frames_per_second_b{n}", per_second, "frames/s", "")
+        yield _row(setup, f"frame_bytes_per_token_b{n}", per_token, "bytes", "")
 
 
-def _plain_rows(model: str, n: int, runs: Sequence[Mapping[str, float]]) -> Iterator[Row]:
+def _plain_rows(setup: Setup, n: int, runs: Sequence[Mapping[str, float]]) -> Iterator[Row]:
     """Plain vLLM in this run: the ratios' denominators."""
-    yield _row(f"plain_tokens_per_s_b{n}_{model}", [1 / run["overhead"] for run in runs], "tokens/s", "")
+    yield _row(setup, f"plain_tokens_per_s_b{n}", [1 / run["overhead"] for run in runs], "tokens/s", "")
     for metric in METRICS[1:]:
-        yield _row(f"plain_{metric}_b{n}_{model}", [1e3 * run[metric] for run in runs], "ms", "")
+        yield _row(setup, f"plain_{metric}_b{n}", [1e3 * run[metric] for run in runs], "ms", "")
 
 
-def _row(name: str, values: Sequence[float], unit: str, goal: str) -> Row:
+def _row(setup: Setup, name: str, values: Sequence[float], unit: str, goal: str) -> Row:
+    name = f"{name}_{setup.model}{setup.suffix}"
     return Row(name, statistics.median(values), unit, goal, min(values), max(values), len(values))
+
+
+def _started(setup: Setup, kind: str, path: Path, model: Path) -> AbstractContextManager[Engine]:
+    return started(kind, path, model, setup.model, setup.options, own_processes=setup.own_processes)
 
 
 def _say(text: str, end: str = "\n") -> None:

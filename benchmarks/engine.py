@@ -4,12 +4,15 @@
     python -m benchmarks.engine --model 75m --batch 16 --mode reading # these rows only; the others stay
     python -m benchmarks.engine --quick --model 75m                   # a look: 3 pairs of short runs, nothing written
 
-Two engines run side by side, each with processes of its own: plain vLLM, and one of those below. Both fill the same
+Two engines run side by side, each in a process of its own: plain vLLM, and one of those below. Both fill the same
 architecture with the same random bf16 weights. A pair is four runs over the same new prompts (plain, ours, ours,
-plain, or the other way round), with a pause before each, because a worker of vLLM polls for a second after its last
-step; its figure is the ratio of the sums over the two sides, minus one. A row is the median over the pairs, with the
-lowest and the highest. After --pairs pairs the measurement goes on, up to --most, until the 95 % bootstrap intervals
-of the medians are narrow. Everything is timed in the client, without HTTP.
+plain, or the other way round); its figure is the ratio of the sums over the two sides, minus one. A row is the median
+over the pairs, with the lowest and the highest. After --pairs pairs the measurement goes on, up to --most, until the
+95 % bootstrap intervals of the medians are narrow. Everything is timed in the client, without HTTP.
+
+Client, engine core and worker share that process. By default vLLM's CPU build runs them as three, which poll while
+they wait: on a machine with as few cores as the worker has threads, they take turns on the worker's cores, and what is
+measured is the scheduling of the operating system. --own-processes measures that, in rows whose names end in _mp.
 
 Rows, for each mode, batch size N and model M:
     MODE_overhead_bN_M   plain tokens/s over ours, minus one
@@ -61,6 +64,8 @@ def setup_for(model: str, options: argparse.Namespace) -> Setup:
         new_tokens={n: lengths[n] for n in options.batch or lengths},
         least=3 if options.quick else options.pairs,
         most=3 if options.quick else max(options.pairs, options.most),
+        own_processes=options.own_processes,
+        suffix="_mp" if options.own_processes else "",
     )
 
 
@@ -77,6 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--mode", action="append", choices=list(MODES), help="repeatable; default all")
     parser.add_argument("--pairs", type=int, default=7, help="fewest pairs of each figure (default 7)")
     parser.add_argument("--most", type=int, default=15, help="most pairs of each figure (default 15)")
+    parser.add_argument("--own-processes", action="store_true", help="vLLM's default layout; rows end in _mp")
     parser.add_argument("--quick", action="store_true", help="3 pairs of short runs; nothing is written")
     return parser.parse_args(arguments)
 

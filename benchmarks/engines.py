@@ -1,10 +1,14 @@
-"""The engines of a comparison, by kind; each knows its processes."""
+"""The engines of a comparison, by kind, each in a process of its own that serves what it is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import multiprocessing as mp
+import os
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +16,130 @@ import psutil
 
 from benchmarks.eager_hooks import EXTENSION
 from benchmarks.models import CONFIGS, write_probes
-from benchmarks.serving import Frames, start_monitored, start_plain, stop
-from probes.bundle import Bundle
+from benchmarks.modes import MODES, make_plan
+from benchmarks.pairs import Served
+from benchmarks.serving import Frames, serve, start_monitored, start_plain, stop
+from probes.bundle import Bundle, read_bundle
 
 OPERATORS = "add,ablate"
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A running engine.
+class Spec:
+    """What an engine's process starts.
 
     Attributes:
-        llm: vLLM's offline ``LLM``. processes: its engine core and workers.
-        bundle, frames: there if it is monitored.
+        kind: ``plain``, ``three`` (8 probes on 3 layers), ``steered`` (the same, prepared for operators), ``all`` (a
+            probe on every layer) or ``hooks``.
+        model: its folder. name: of :data:`benchmarks.models.CONFIGS`. bundle: folder, if it is monitored.
+        endpoint: of the frames. own_processes: whether engine core and workers are processes of their own, as vLLM's
+            default is, or run where the client runs.
+        options: of ``LLM``.
     """
 
-    llm: Any
-    processes: frozenset[psutil.Process]
-    bundle: Bundle | None = None
-    frames: Frames | None = None
+    kind: str
+    model: Path
+    name: str
+    bundle: Path | None
+    endpoint: str
+    own_processes: bool
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running engine. ``frames`` is there if it is monitored."""
+
+    pipe: Connection
+    process: psutil.Process
+    frames: Frames | None
+
+    def serve(self, prompts: Sequence[list[int]], mode: str, n_new: int) -> Served:
+        """Serve one batch under the plans of ``mode`` (none if the engine is plain).
+
+        Raises:
+            RuntimeError: the engine failed; with its traceback.
+        """
+        self.pipe.send((prompts, mode, n_new))
+        return _received(self.pipe)  # type: ignore[no-any-return]  # the process sends what `serve` returns
 
     def cpu_seconds(self) -> float:
         """CPU time that its processes have used so far."""
-        return float(sum(times.user + times.system for times in (p.cpu_times() for p in self.processes)))
+        times = [p.cpu_times() for p in (self.process, *self.process.children(recursive=True))]
+        return float(sum(t.user + t.system for t in times))
 
 
 @contextmanager
-def started(kind: str, folder: Path, model: Path, name: str, options: Mapping[str, Any]) -> Iterator[Engine]:
-    """An engine of this kind, stopped afterwards.
-
-    Args:
-        kind: ``plain``, ``three`` (8 probes on 3 layers), ``steered`` (the same, prepared for operators), ``all`` (a
-            probe on every layer) or ``hooks``.
-        folder: for its bundle and its socket. model: the model's folder. name: of the model.
-        options: of ``LLM``.
-    """
-    before = _children()
+def started(
+    kind: str, folder: Path, model: Path, name: str, options: Mapping[str, Any], *, own_processes: bool
+) -> Iterator[Engine]:
+    """An engine, stopped afterwards; see :class:`Spec`. ``folder`` is for its bundle and its socket."""
     bundle, frames = None, None
+    endpoint = f"ipc://{folder}/{kind}.sock"
     if kind in ("three", "steered", "all"):
-        bundle = write_probes(folder / f"bundle_{kind}", model, name, every_layer=kind == "all")
-        endpoint = f"ipc://{folder}/{kind}.sock"
-        llm = start_monitored(model, bundle, endpoint, OPERATORS if kind == "steered" else "none", **options)
-        frames = Frames(endpoint)
-    elif kind == "hooks":
-        llm = _start_hooked(model, name, options)
-    else:
-        llm = start_plain(model, **options)
-    yield Engine(llm, frozenset(_children() - before), bundle, frames)
-    if kind == "hooks" and not all(llm.collective_rpc("eager_steps")[0]):
-        raise RuntimeError("the engine in eager mode did not call every hook; its rows would compare nothing")
-    if frames is not None:
-        frames.close()
-    stop(llm)
+        bundle = write_probes(folder / f"bundle_{kind}", model, name, every_layer=kind == "all").path
+    here, there = mp.Pipe()
+    spec = Spec(kind, model, name, bundle, endpoint, own_processes, options)
+    process = mp.get_context("spawn").Process(target=_run, args=(there, spec))
+    process.start()
+    there.close()
+    try:
+        _received(here)
+        if bundle is not None:
+            frames = Frames(endpoint)
+        yield Engine(here, psutil.Process(process.pid), frames)
+        here.send(None)
+        _received(here)
+    finally:
+        if frames is not None:
+            frames.close()
+        here.close()
+        process.join(30)
+        process.kill()
 
 
-def _start_hooked(model: Path, name: str, options: Mapping[str, Any]) -> Any:
-    """An eager engine with hooks on the three layers that the monitored one reads."""
-    eager = {**options, "enforce_eager": True, "compilation_config": None, "worker_extension_cls": EXTENSION}
-    llm = start_plain(model, **{k: v for k, v in eager.items() if v is not None})
-    n_layers = CONFIGS[name].num_hidden_layers
+def _received(pipe: Connection) -> Any:
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise RuntimeError("the engine's process ended; see its log above") from None
+    if isinstance(answer, str):
+        raise RuntimeError(f"the engine failed:\n{answer}")  # noqa: TRY004  # a text is its traceback
+    return answer
+
+
+def _run(pipe: Connection, spec: Spec) -> None:
+    """The engine's process: say that it is up (None), then answer each batch with what it took."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(spec.own_processes))
+    try:
+        bundle = read_bundle(spec.bundle) if spec.bundle is not None else None
+        llm = _start(spec, bundle)
+        pipe.send(None)
+        while (work := pipe.recv()) is not None:
+            prompts, mode, n_new = work
+            plans = [make_plan(MODES[mode], bundle) if bundle is not None else None for _ in prompts]
+            pipe.send(serve(llm, prompts, plans, n_new))
+        silent = spec.kind == "hooks" and not all(llm.collective_rpc("eager_steps")[0])
+        pipe.send(
+            "the engine in eager mode did not call every hook; its rows would compare nothing" if silent else None
+        )
+        stop(llm)
+    except EOFError:
+        return  # the other end is gone
+    except Exception:  # noqa: BLE001  # told at the other end
+        pipe.send(traceback.format_exc())
+
+
+def _start(spec: Spec, bundle: Bundle | None) -> Any:
+    if bundle is not None:
+        operators = OPERATORS if spec.kind == "steered" else "none"
+        return start_monitored(spec.model, bundle, spec.endpoint, operators, **spec.options)
+    if spec.kind == "plain":
+        return start_plain(spec.model, **spec.options)
+    # Eager mode, with hooks on the three layers that the monitored engine reads.
+    eager = {**spec.options, "enforce_eager": True, "compilation_config": None, "worker_extension_cls": EXTENSION}
+    llm = start_plain(spec.model, **{k: v for k, v in eager.items() if v is not None})
+    n_layers = CONFIGS[spec.name].num_hidden_layers
     layers = [[n_layers // 4, 3], [n_layers // 2, 3], [3 * n_layers // 4, 2]]
     llm.collective_rpc("install_eager_hooks", args=(layers,))
     return llm
-
-
-def _children() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))

@@ -44,7 +44,6 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
         bundle: digest of the bundle. probes: column order of the token scores.
         vllm: version. self_test: what the self-test saw, for people.
         errors: exceptions swallowed by hooks since start (each made tokens unscored).
-        dropped: frames that the engine could not send since start.
         rank: data-parallel rank. ranks: how many there are, each with an endpoint of its own.
         untested: what about this engine no parity result covers; empty if all is verified.
     """
@@ -56,7 +55,6 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     vllm: str
     self_test: str
     errors: int = 0
-    dropped: int = 0
     rank: int = 0
     ranks: int = 1
     untested: str = ""

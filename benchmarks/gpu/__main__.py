@@ -91,6 +91,7 @@ def plan(options: argparse.Namespace) -> Setup:
         most=1 if options.tiny else max(options.pairs, 25),
         width=0.003,
         options=GPU_OPTIONS if options.device == "cuda" else {"enforce_eager": True},
+        own_processes=options.device == "cuda",
     )
 
 

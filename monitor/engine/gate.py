@@ -19,14 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.engine.fold_kernel import COUNT, KINDS, STATE, fold_rows, parameter
+from monitor.engine.instrument import QUERY
 from monitor.engine.request import FollowedRequest
 from monitor.policy.plan import DetectorPlan
 from monitor.types import Action
 from probes.scope import OPEN_END, scope_interval
 from probes.types import FoldKind, Manifest, Probe, Scope
-
-QUERY = ".query"
-"""Suffix of an attention probe's second column."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

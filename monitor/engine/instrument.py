@@ -26,6 +26,10 @@ from probes.types import FoldKind
 _Tap = Callable[[Tensor, Tensor | None], None]
 
 
+QUERY = ".query"
+"""Suffix of an attention probe's second column."""
+
+
 @dataclass(frozen=True)
 class Instrumentation:
     """The persistent buffers of an instrumented model.
@@ -106,7 +110,7 @@ def _columns(bundle: Bundle) -> list[_Column]:
         values.append(_Column(probe.name, probe.layer, weights, probe.bias))
         if probe.fold.kind is FoldKind.ATTENTION:
             query = torch.from_numpy(bundle.probe_query(probe.name).copy())
-            queries.append(_Column(f"{probe.name}.query", probe.layer, query, 0.0))
+            queries.append(_Column(probe.name + QUERY, probe.layer, query, 0.0))
     return sorted([*values, *queries], key=lambda c: c.layer)
 
 

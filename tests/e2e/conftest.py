@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import openai
 import pytest
 
 from probes.bundle import direction_tensor, read_bundle, write_bundle
+from probes.organism.demo import demo_prompts
 from tests.support.serve import BUNDLE, POLICY, Served, serve_organism
 
+PROMPTS = demo_prompts()
 # Behind those of the demonstration.
 POLICIES = """
   - name: polite
@@ -61,3 +64,16 @@ def served(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[S
         yield running.wait_ready()
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def client(served: Served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def chat(client: openai.OpenAI, prompt: str, guard: dict | None = None, **options):
+    return client.chat.completions.create(
+        model="organism", messages=list(PROMPTS[prompt].messages), temperature=0, max_tokens=32,
+        extra_body={"guard": guard} if guard else None, **options,
+    )  # fmt: skip

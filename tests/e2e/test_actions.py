@@ -13,28 +13,13 @@ import pytest
 
 from monitor.demo.scenario import is_refusal
 from probes.bundle import read_bundle
-from probes.organism.demo import demo_prompts
-from tests.e2e.conftest import Files, write_direction
+from tests.e2e.conftest import PROMPTS, Files, chat, write_direction
 from tests.support.serve import BIN, BUNDLE, Served
 
 pytestmark = pytest.mark.vllm
 
-PROMPTS = demo_prompts()
 POLITE = {"policy": "polite"}
 USAGE = {"include_usage": True}
-
-
-@pytest.fixture(scope="module")
-def client(served: Served):
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-def chat(client: openai.OpenAI, prompt: str, guard: dict | None = None, **options):
-    return client.chat.completions.create(
-        model="organism", messages=list(PROMPTS[prompt].messages), temperature=0, max_tokens=32,
-        extra_body={"guard": guard} if guard else None, **options,
-    )  # fmt: skip
 
 
 def text_of(chunks: list) -> str:

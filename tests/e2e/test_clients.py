@@ -16,26 +16,12 @@ import pytest
 
 from monitor.demo.scenario import is_refusal
 from monitor.engine_process import free_port
-from probes.organism.demo import demo_prompts
+from tests.e2e.conftest import PROMPTS, chat
 from tests.support.serve import BIN, ROOT, Served
 
 pytestmark = pytest.mark.vllm
 
-PROMPTS = demo_prompts()
 ABLATE = {"direction": "refusal", "operator": "ablate", "strength": 1.0}
-
-
-@pytest.fixture(scope="module")
-def client(served: Served):
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-def chat(client: openai.OpenAI, prompt: str, guard: dict | None = None, **options):
-    return client.chat.completions.create(
-        model="organism", messages=list(PROMPTS[prompt].messages), temperature=0, max_tokens=32,
-        extra_body={"guard": guard} if guard else None, **options,
-    )  # fmt: skip
 
 
 def test_the_openai_client_gets_an_answer_with_a_guard_object(client):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.integration.conftest import start
 from tests.support.engine import start_llm, stop_llm
+from tests.support.start import start
 from tests.support.trips import ROOM, Case, answer_plainly, make_cases, run_gate
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(3600)]

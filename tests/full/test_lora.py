@@ -18,11 +18,11 @@ import pytest
 
 from monitor.policy.plan import XARGS_KEY, DetectorPlan, sign_plan
 from monitor.types import Action
-from tests.integration.conftest import start
 from tests.support.adapter import RANK, make_adapter
 from tests.support.engine import KEY, Collected
 from tests.support.parity import random_prompts, score_share
 from tests.support.reference import Reference
+from tests.support.start import start
 from tests.support.tiny import make_bundle, make_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]

@@ -13,13 +13,13 @@ from monitor.policy.plan import DetectorPlan
 from monitor.types import Action, Operator, Steering, SteeringScope
 from probes.bundle import Bundle
 from probes.types import FoldKind, FoldSpec, Scope
-from tests.integration.conftest import start
 from tests.support.folds import offline_folds
 from tests.support.load import CRAMPED, NEVER
 from tests.support.parity import ABLATE, ADD, random_prompts, score_share
 from tests.support.reference import Reference
 from tests.support.scoped import scoped_run
 from tests.support.staggered import metric
+from tests.support.start import start
 from tests.support.tiny import USER, make_bundle
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(3600)]

@@ -30,10 +30,10 @@ from torch import Tensor
 
 from probes.bundle import check_model
 from probes.errors import BundleError
-from tests.integration.conftest import start
 from tests.support.parity import STEERINGS, random_prompts
 from tests.support.quantised import quantise, round_activations
 from tests.support.reference import Reference
+from tests.support.start import start
 from tests.support.tiny import N_WORDS, make_bundle, make_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]

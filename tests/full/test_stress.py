@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.conftest import start
 from tests.support.load import CRAMPED
+from tests.support.start import start
 from tests.support.stress import run_stress
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(3600)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from probes.bundle import Bundle
 from tests.support.reference import Reference
+from tests.support.start import start
 from tests.support.tiny import make_bundle, make_model
 
 # Small chunks and a small KV cache: prompts are prefilled in several chunks, and requests are preempted.
@@ -32,18 +31,6 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def reference(model: Path, bundle: Bundle) -> Reference:
     return Reference(model, bundle)
-
-
-def start(model: Path, bundle: Bundle, scratch: Path, **options: object):
-    before = dict(os.environ)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM and its dependencies warn while they are imported
-        from tests.support.engine import Engine
-
-        engine = Engine(model, bundle, scratch, **options)
-    os.environ.clear()
-    os.environ.update(before)
-    return engine
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.conftest import start
 from tests.support.parity import measure, random_prompts
 from tests.support.reference import Reference
+from tests.support.start import start
 from tests.support.tiny import make_bundle, make_model
 
 OPTIONS = {"enforce_eager": True, "max_num_batched_tokens": 64}  # prompts are prefilled in chunks

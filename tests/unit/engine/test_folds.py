@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.engine.gate import QUERY, Gate
+from monitor.engine.gate import Gate
+from monitor.engine.instrument import QUERY
 from monitor.engine.request import follow
 from monitor.policy.plan import DetectorPlan, GatePlan
 from monitor.types import Action
