@@ -144,7 +144,7 @@ class StepFrame(msgspec.Struct, frozen=True, array_like=True, tag="step"):
 
     Attributes:
         heads, tails: encoded :class:`Head` and :class:`Tail` of each request.
-        numbers: ``(4, n)`` int64: first position, bytes of scores, positions seen, positions scored.
+        numbers: ``(n, 4)`` int64: first position, bytes of scores, positions seen, positions scored.
         folded: ``(n, width)`` fp64, newest folded scores; NaN: unscored.
         scores: ``(all tokens, n_columns)`` fp32, request after request.
     """
@@ -188,7 +188,7 @@ def decode_frame(data: bytes) -> Frame:
 
 def _expand(frame: StepFrame) -> ScoreFrame:
     n = len(frame.heads)
-    numbers = np.frombuffer(frame.numbers, dtype=np.int64).reshape(4, n).T.tolist()
+    numbers = np.frombuffer(frame.numbers, dtype=np.int64).reshape(n, 4).tolist()
     folded = np.frombuffer(frame.folded, dtype=np.float64).reshape(n, -1).tolist() if n else []
     if sum(size for _, size, _, _ in numbers) != len(frame.scores):
         raise ValueError(f"{len(frame.scores)} bytes of scores, other than its requests have")
@@ -230,7 +230,7 @@ def _columnar(frame: ScoreFrame) -> StepFrame:
             encode_part(Tail(tuple(_trip(d) for d in p.detectors), p.stopped, p.ended, p.cache_misses)) for p in parts
         ),
         numbers=np.array(
-            [[p.first for p in parts], sizes, [p.seen for p in parts], [p.scored for p in parts]], dtype=np.int64
+            [(p.first, size, p.seen, p.scored) for p, size in zip(parts, sizes, strict=True)], dtype=np.int64
         ).tobytes(),
         folded=folded.tobytes(),
         scores=b"".join(p.scores for p in parts),

@@ -34,6 +34,7 @@ class Followers:
         by_slot: the followed requests.
         unscored: slots of requests, followed or not, that no probe of the bundle may judge.
         adapted: those of them that run with an adapter.
+        ending: slots of the followed requests that must end: a rule stopped them, or they cannot be steered.
         spreads: whether an adapter may change the other requests of its steps too, so that they are unscored as well:
             vLLM's CPU kernel gives tokens without an adapter the one in the last slot.
     """
@@ -45,6 +46,7 @@ class Followers:
         self.by_slot: dict[int, FollowedRequest] = {}
         self.unscored: set[int] = set()
         self.adapted: set[int] = set()
+        self.ending: set[int] = set()
         self.spreads = False
 
     def open(self, new: NewRequest) -> FollowedRequest | None:
@@ -73,12 +75,14 @@ class Followers:
             log.error("request %s cannot be steered and is ended: %s", plan.request_id, error)  # noqa: TRY400  # not a bug of ours
             request.plan = msgspec.structs.replace(plan, steering=())
             request.failed = str(error)
+            self.ending.add(new.slot)
         return request
 
     def close(self, slot: int) -> FollowedRequest | None:
         """The request in this slot ended; returns it if it was followed."""
         self.unscored.discard(slot)
         self.adapted.discard(slot)
+        self.ending.discard(slot)
         self._loaded.release(slot)
         return self.by_slot.pop(slot, None)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from monitor.engine.fold_kernel import COUNT, KINDS, STATE, fold_rows, parameter
 from monitor.engine.instrument import QUERY
 from monitor.engine.request import FollowedRequest
+from monitor.engine.row_kernel import tell
 from monitor.policy.plan import DetectorPlan
 from monitor.types import Action
 from probes.scope import OPEN_END, scope_interval
@@ -72,6 +73,7 @@ class Gate:
         self._recent: Floats = np.zeros((capacity, n, longest))
         no_rows: Ints = np.zeros(0, dtype=np.int64)
         self._fold_rows(no_rows, no_rows, np.zeros((0, len(columns)), dtype=np.float32))  # compile now, not in a step
+        self.told(no_rows, no_rows, 0)
 
     def open(self, request: FollowedRequest, prompt: Sequence[int]) -> None:
         """Start following a request, from position 0."""
@@ -119,6 +121,10 @@ class Gate:
         for request in tripped.values():
             self._set_lowest(request)
         return list(tripped.values())
+
+    def told(self, slots: Ints, before: Ints, row_bytes: int) -> tuple[Ints, Ints, Floats]:
+        """What is new of the requests in ``slots``; see :func:`monitor.engine.row_kernel.tell`."""
+        return tell(slots, before, self.followed, self.position, self.scored, self.folded, row_bytes)  # type: ignore[no-any-return]  # as numba
 
     def _fold_rows(self, slots: Ints, positions: Ints, scores: Scores) -> Floats | None:
         """The folded scores that reach a threshold, ``(n, n_probes)``, NaN elsewhere; None if none does."""

@@ -8,11 +8,14 @@ Runs in: vLLM worker, once, after the model is loaded.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monitor.engine import ops
@@ -48,9 +51,15 @@ class Instrumentation:
     layers: tuple[int, ...]
     own: frozenset[int]
 
+    @functools.cached_property
+    def on_host(self) -> NDArray[np.float32] | None:
+        """``scores`` itself, where the device is the CPU: numpy touches less memory in a step than torch does."""
+        return self.scores.numpy() if self.scores.device.type == "cpu" else None
+
     def poison(self, n_tokens: int) -> None:
         """Make the rows of the coming step NaN, so that a tap that does not run is seen."""
-        self.scores[:n_tokens] = torch.nan
+        rows = self.scores if self.on_host is None else self.on_host
+        rows[:n_tokens] = np.nan
 
 
 @dataclass(frozen=True)

@@ -52,42 +52,47 @@ class Intake:
             self._cache.scatter(rows.kv_slots, scores, rows.row_positions, tokens)
         else:
             np.copyto(scores, np.nan, where=~np.isfinite(scores))
-        followed = self._gate.followed[rows.slots]
-        if not followed.any():
-            return self._stops(rows, followed)
         before = self._gate.position[rows.slots]
-        late = np.flatnonzero(followed & (rows.positions > before))
-        kept = {i: self._fold_kept(int(rows.slots[i]), int(before[i]), int(rows.positions[i])) for i in late.tolist()}
+        kept = self._fold_late(rows, before) if (rows.positions > before).any() else {}
         tripped = self._fold(rows.row_slots, rows.row_positions, scores)
-        after = self._gate.position[rows.slots]
-        at = np.flatnonzero(followed & (after > before))
-        requests = [self._followers.by_slot[slot] for slot in rows.slots[at].tolist()]
-        stops = self._stops(rows, followed)
+        which, numbers, folded = self._gate.told(rows.slots, before, scores.itemsize * scores.shape[1])
+        stops = self._stops(rows)
         for request in tripped:
             request.changed()
             self._lines.changed(request)
-        if self._publisher is not None and requests:
-            if not kept and len(at) == rows.n_tokens:  # one new row for each request: the matrix is the frame
+        if self._publisher is not None and len(which):
+            requests = [self._followers.by_slot[slot] for slot in rows.slots[which].tolist()]
+            if not kept and len(which) == rows.n_tokens:  # one new row for each request: the matrix is the frame
                 data = scores.tobytes()
             else:
-                data = b"".join([self._fresh(rows, scores, i, int(after[i] - before[i]), kept) for i in at.tolist()])
-            sizes = (after[at] - before[at]) * scores.itemsize * scores.shape[1]
-            self._publisher.publish(*step_columns(requests, self._gate, rows.slots[at], before[at], sizes, data))
+                new = zip(which.tolist(), (numbers[:, 2] - numbers[:, 0]).tolist(), strict=True)
+                data = b"".join([self._fresh(rows, scores, i, n_new, kept) for i, n_new in new])
+            self._publisher.publish(*step_columns(requests, numbers, folded, data))
         return stops
 
-    def _stops(self, rows: StepRows, followed: NDArray[np.bool_]) -> dict[str, Stop]:
+    def _fold_late(self, rows: StepRows, before: Ints) -> dict[int, Scores]:
+        """Fold what the prefix cache provided before the step's own rows; the scores by index of the request."""
+        late = np.flatnonzero(self._gate.followed[rows.slots] & (rows.positions > before))
+        return {i: self._fold_kept(int(rows.slots[i]), int(before[i]), int(rows.positions[i])) for i in late.tolist()}
+
+    def _stops(self, rows: StepRows) -> dict[str, Stop]:
         """Every request of the step that a rule has ended, in this step or before, or that cannot be followed."""
-        of_step = [self._followers.by_slot[slot] for slot in rows.slots[followed].tolist()]
-        stops = {
-            r.engine_id: Stop(r.stopped, r.failed) for r in of_step if r.stopped is not None or r.failed is not None
-        }
-        if self.refused:
-            refused = [self.refused[slot] for slot in rows.slots.tolist() if slot in self.refused]
-            stops |= {engine_id: Stop(None, "the engine could not follow this request") for engine_id in refused}
+        ending, refused = self._followers.ending, self.refused
+        if not ending and not refused:
+            return {}
+        stops = {}
+        for slot in rows.slots.tolist():
+            if slot in ending:
+                request = self._followers.by_slot[slot]
+                stops[request.engine_id] = Stop(request.stopped, request.failed)
+            elif slot in refused:
+                stops[refused[slot]] = Stop(None, "the engine could not follow this request")
         return stops
 
     def _fold(self, slots: Ints, positions: Ints, scores: Scores) -> list[FollowedRequest]:
-        return self._gate.fold(slots, positions, scores, self._followers.by_slot, self._ledger.scheduled)
+        tripped = self._gate.fold(slots, positions, scores, self._followers.by_slot, self._ledger.scheduled)
+        self._followers.ending.update([r.slot for r in tripped if r.stopped is not None])
+        return tripped
 
     def _fold_kept(self, slot: int, first: int, stop: int) -> Scores:
         """Fold the positions ``[first, stop)`` that the prefix cache provided; returns their scores, NaN if missing."""

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-UNKNOWN = -1
-"""Token id of a generated token: which one it is, only the device knows."""
+from monitor.engine.row_kernel import UNKNOWN, line_up
 
+Ints = NDArray[np.int64]
 _NO_TOKENS: Ints = np.zeros(0, dtype=np.int64)
 
 
@@ -39,8 +38,7 @@ class NewRequest:
     unscored: str | None
 
 
-@dataclass(frozen=True)
-class StepRows:
+class StepRows(NamedTuple):
     """The rows of one step, without padding.
 
     Attributes:
@@ -89,6 +87,7 @@ class Ledger:
         self.scheduled = np.zeros(capacity, dtype=np.int64)
         self._counts: dict[str, int] = {}
         self._copies: tuple[tuple[int, int], ...] = ()
+        self.rows(())  # compile now, not in a step
 
     @property
     def capacity(self) -> int:
@@ -125,17 +124,13 @@ class Ledger:
         n = len(order)
         slots = np.fromiter(map(self._slot_of.__getitem__, order), np.int64, n)
         counts = np.fromiter(map(self._counts.__getitem__, order), np.int64, n)
-        positions = self._position[slots]
-        starts = np.zeros(n + 1, dtype=np.int64)
-        np.cumsum(counts, out=starts[1:])
-        if starts[-1] == n:  # one row for each request
-            row_slots, row_positions = slots, positions
-        else:
-            row_slots = np.repeat(slots, counts)
-            row_positions = np.arange(starts[-1]) + np.repeat(positions - starts[:-1], counts)
-        self.scheduled[slots] = positions + counts
-        kv_slots, tokens = self.kv_slots(row_slots, row_positions), self._tokens(slots, starts, positions)
-        return StepRows(slots, starts, positions, row_positions, row_slots, kv_slots, tokens, self._copies)
+        in_prompt, starts, positions, row_positions, row_slots, kv_slots, tokens = line_up(
+            slots, counts, self._position, self._n_prompt, self.scheduled, self._blocks, self._block_size
+        )
+        rows = StepRows(slots, starts, positions, row_positions, row_slots, kv_slots, tokens, self._copies)
+        if in_prompt:
+            self._fill_tokens(rows)
+        return rows
 
     def kv_slots(self, slots: Ints | int, positions: Ints) -> Ints:
         """KV slots of ``positions`` of the requests in ``slots``."""
@@ -148,15 +143,13 @@ class Ledger:
         known = self._prompts[slot][start:stop]
         return np.concatenate([known, np.full(stop - start - len(known), UNKNOWN, dtype=np.int64)])
 
-    def _tokens(self, slots: Ints, starts: Ints, positions: Ints) -> Ints:
-        tokens = np.full(starts[-1], UNKNOWN, dtype=np.int64)
-        in_prompt = np.flatnonzero(positions < self._n_prompt[slots])
-        for i in in_prompt.tolist():
-            begin = int(positions[i])
-            tokens[starts[i] : starts[i + 1]] = self.prompt(
-                int(slots[i]), begin, begin + int(starts[i + 1] - starts[i])
-            )
-        return tokens
+    def _fill_tokens(self, rows: StepRows) -> None:
+        """Write the token ids of those rows that belong to a prompt."""
+        starts, positions = rows.starts.tolist(), rows.positions.tolist()
+        for i, slot in enumerate(rows.slots.tolist()):
+            if positions[i] < self._n_prompt[slot]:
+                begin, count = positions[i], starts[i + 1] - starts[i]
+                rows.tokens[starts[i] : starts[i + 1]] = self.prompt(slot, begin, begin + count)
 
     def _take_new(self, request: Any) -> NewRequest | None:
         """Open a request; None if it is open already: V2 calls a resumed request new."""

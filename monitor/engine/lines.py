@@ -38,6 +38,7 @@ class Lines:
         self._from = np.zeros(capacity, dtype=np.int64)
         self._until = np.full(capacity, FOREVER, dtype=np.int64)
         self._steered = np.zeros(capacity, dtype=np.bool_)
+        self._n_steered = 0
         self._none = np.zeros_like(blank.needs)
 
     def open(self, request: FollowedRequest) -> None:
@@ -50,22 +51,28 @@ class Lines:
         """Its steering changed (a rule tripped): what is kept holds nowhere."""
         slot = request.slot
         self._steered[slot] = bool(request.plan.steering or request.added)
+        self._n_steered = int(self._steered.sum())
         self._from[slot], self._until[slot] = 0, 0 if self._steered[slot] else FOREVER
 
     def close(self, slot: int) -> None:
         """The request ended."""
         if slot < len(self._steered):
             self._steered[slot], self._until[slot] = False, FOREVER
+            self._n_steered = int(self._steered.sum())
 
     def clear(self) -> None:
         """Nothing is steered in the coming step."""
-        self._table.fill(0, _NO_ROWS, _NO_LINES, self._none)
+        if self._table.in_use:
+            self._table.fill(0, _NO_ROWS, _NO_LINES, self._none)
 
     def fill(self, step: StepRows, followed: Mapping[int, FollowedRequest]) -> None:
         """Write the table for ``step``; ``followed`` are the requests by slot."""
-        steered: Ints = np.flatnonzero(self._steered[step.row_slots]) if self._steered.any() else _NO_ROWS
+        if not self._n_steered:
+            self.clear()
+            return
+        steered: Ints = np.flatnonzero(self._steered[step.row_slots])
         if not len(steered):
-            self._table.fill(step.n_tokens, steered, _NO_LINES, self._none)
+            self.clear()
             return
         slots, positions = step.row_slots[steered], step.row_positions[steered]
         needs = self._none.copy()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.engine.fold_kernel import keep_rows
-from monitor.engine.ledger import UNKNOWN
+from monitor.engine.row_kernel import UNKNOWN
 
 FOREIGN = -2
 """Token id of a KV slot whose keys and values an adapter may have changed."""

@@ -91,6 +91,11 @@ class SteeringTable:
         """Directions that can be named now."""
         return tuple(self._index)
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any token of the last step was steered."""
+        return self._dirty > 0
+
     def place(self, index: int, name: str, direction: Direction, vector: NDArray[np.float32]) -> None:
         """Put a direction into line ``index`` of the matrix, in place of what was there."""
         for old in [known for known, at in self._index.items() if at == index]:

@@ -55,7 +55,7 @@ class Step:
 
     rows: StepRows | None
     ended: list[int]
-    scores: Tensor | None = None
+    scores: Scores | None = None
     ready: torch.cuda.Event | None = None
 
 
@@ -149,13 +149,14 @@ class StepHooks:
         step, self._current = self._current, None
         if step is None or step.rows is None:
             return None
-        scores = self._taps.scores[: step.rows.n_tokens]
-        if scores.device.type == "cpu":
-            step.scores = scores
+        n, on_host = step.rows.n_tokens, self._taps.on_host
+        if on_host is not None:
+            step.scores = on_host[:n]
         else:
-            step.scores = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
-            step.scores.copy_(scores, non_blocking=True)
-            step.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own lack of a type
+            scores = self._taps.scores[:n]
+            copy = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+            copy.copy_(scores, non_blocking=True)
+            step.scores, step.ready = copy.numpy(), torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own lack of a type
             step.ready.record()
         return step
 
@@ -187,21 +188,18 @@ class StepHooks:
     def _complete(self, step: Step) -> dict[str, Stop]:
         """An exception leaves the step's tokens unscored, is counted in the heartbeat, and never reaches vLLM."""
         self._close(step.ended)
+        if step.rows is None:
+            return {}
         try:
-            if step.rows is None:
-                return {}
-            if step.scores is None:
-                if self._cache is not None:
-                    self._cache.forget(step.rows.kv_slots)
-                return {}
-            if step.ready is not None:
-                step.ready.synchronize()
-            return self._intake.take(step.rows, step.scores.numpy())
+            if step.scores is not None:
+                if step.ready is not None:
+                    step.ready.synchronize()
+                return self._intake.take(step.rows, step.scores)
         except Exception:  # noqa: BLE001  # as above
             self._failed("the tokens of this step are unscored")
-            if step.rows is not None and self._cache is not None:
-                self._cache.forget(step.rows.kv_slots)
-            return {}
+        if self._cache is not None:
+            self._cache.forget(step.rows.kv_slots)
+        return {}
 
     def _failed(self, what: str) -> None:
         """Count and log the exception that is being handled."""
@@ -215,8 +213,9 @@ class StepHooks:
             ended = [r for slot in slots if (r := self._forget(slot)) is not None]
             if ended and self._publisher is not None:
                 at = np.array([r.slot for r in ended], dtype=np.int64)
-                seen = self._gate.position[at]
-                self._publisher.publish(*step_columns(ended, self._gate, at, seen, np.zeros_like(seen), b""))
+                seen, scored = self._gate.position[at], self._gate.scored[at]
+                numbers = np.stack([seen, np.zeros_like(seen), seen, scored], axis=1)
+                self._publisher.publish(*step_columns(ended, numbers, self._gate.folded[at], b""))
         except Exception:  # noqa: BLE001  # as above
             self._failed("the end of a request was not told")
         finally:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from monitor.engine.ledger import UNKNOWN, Ledger
+from monitor.engine.ledger import Ledger
+from monitor.engine.row_kernel import UNKNOWN
 
 
 def new(request_id: str, prompt: list[int], blocks: list[int], computed: int = 0, adapter: object = None):
@@ -98,3 +100,10 @@ def test_a_request_with_an_adapter_says_so_and_copies_are_handed_on():
     opened = book.schedule(output({"a": 1}, [new("a", [1], [0], adapter=object())], copies=[(np.int32(1), 2)]))
     assert opened[0].unscored == "adapter"
     assert book.rows(["a"]).copies == ((1, 2),)
+
+
+def test_a_position_without_a_kv_block_is_an_error_and_not_somebody_elses_slot():
+    book = ledger()
+    book.schedule(output({"a": 17}, [new("a", list(range(17)), [0, 1, 2, 3])]))
+    with pytest.raises(IndexError, match="KV blocks"):
+        book.rows(["a"])

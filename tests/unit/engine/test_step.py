@@ -189,14 +189,14 @@ def test_steps_that_are_completed_late_are_told_in_order_and_slots_are_not_reuse
     stop = (DetectorPlan("r", "first", 4.0, Action.STOP),)
     worker.schedule({"a": 4}, [new(worker, "a", 4, [0, 1], detectors=stop)])
     first = worker.forward(["a"])
-    first.scores = first.scores.clone()
+    first.scores = first.scores.copy()
     worker.schedule({"a": 1})
     second = worker.forward(["a"])
-    second.scores = second.scores.clone()
+    second.scores = second.scores.copy()
     assert worker.hooks.complete(first) == {}
     worker.schedule({"a": 1, "b": 2}, [new(worker, "b", 2, [3])])
     third = worker.forward(["a", "b"])
-    third.scores = third.scores.clone()
+    third.scores = third.scores.copy()
     assert list(worker.hooks.complete(second)) == ["a"]  # position 4 reaches the threshold
     worker.schedule({"b": 1, "c": 2}, [new(worker, "c", 2, [4])], finished=["a"])
     fourth = worker.forward(["b", "c"])
@@ -239,7 +239,7 @@ def test_a_stop_is_repeated_until_the_request_has_ended(worker):
 def test_an_end_that_waits_for_a_step_on_its_way_is_told_with_it(worker):
     worker.schedule({"a": 4}, [new(worker, "a", 4, [0, 1])])
     late = worker.forward(["a"])
-    late.scores = late.scores.clone()
+    late.scores = late.scores.copy()
     worker.schedule({}, finished=["a"])
     assert not worker.channel.parts
     worker.hooks.complete(late)
