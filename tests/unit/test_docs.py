@@ -101,7 +101,7 @@ def test_the_table_of_operators_has_all_of_them():
 def test_the_numbers_of_the_page_are_those_of_the_code():
     assert f"There are {N_SPARE} lines" in section(ENGINE, "Steering")
     failures = section(ENGINE, "When something fails")
-    assert f"the frame queue is full ({_QUEUE_FRAMES} steps)" in failures
+    assert f"drops frames beyond {_QUEUE_FRAMES};" in failures
     silent = MonitorSettings.model_fields["heartbeat_timeout"].default
     assert f"no heartbeat for {silent:g} seconds" in failures
     assert f"within a heartbeat ({HEARTBEAT_SECONDS:g} second)" in failures
