@@ -58,7 +58,7 @@ async def open_monitor(
     metrics = Metrics()
     metrics.show_bundle(manifest, digest)
     key = parse_key(settings.plan_key.get_secret_value())
-    names = Names.of(manifest, settings.directions)
+    names = Names.of(manifest, settings.directions, settings.trusted_keys)
     store = PolicyStore(policy, names, metrics.reloaded)
     sessions = SessionTable([probe.name for probe in manifest.probes], metrics.dropped)
     receiver = Receiver(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -22,6 +23,8 @@ class MonitorSettings(BaseSettings):
         plan_key: the secret shared with the engine, hex.
         bundle, policy: paths.
         directions: folder of bundles whose directions may be loaded into the running engine; None: none may.
+        trusted_keys: public keys, or folders of them, of which one must have signed every bundle; none: unsigned ones
+            are taken. In the variable, separated by colons.
         heartbeat_timeout: the taps count as silent after this long without a heartbeat.
         frame_timeout: wait for missing scores after the engine's answer.
         connect_timeout: of the engine. request_timeout: of one whole request.
@@ -44,6 +47,7 @@ class MonitorSettings(BaseSettings):
     bundle: Path | None = None
     policy: Path | None = None
     directions: Path | None = None
+    trusted_keys: Annotated[tuple[Path, ...], NoDecode] = ()
     heartbeat_timeout: Seconds = 5.0
     frame_timeout: Seconds = 2.0
     connect_timeout: Seconds = 5.0
@@ -55,3 +59,16 @@ class MonitorSettings(BaseSettings):
     max_event: Annotated[int, Field(ge=1024)] = 16 * 2**20
     stream_buffer: Annotated[int, Field(ge=2)] = 1024
     frame_buffer: Annotated[int, Field(ge=16)] = 100_000
+
+    @field_validator("trusted_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """As the variable has them; an empty one is refused, since somebody meant to demand signatures."""
+        return value.split(os.pathsep) if isinstance(value, str) else value
+
+    @field_validator("trusted_keys")
+    @classmethod
+    def _named(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if Path() in value:
+            raise ValueError("PLUMBLINE_TRUSTED_KEYS names an empty path; name public keys, or unset it")
+        return value

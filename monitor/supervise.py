@@ -39,7 +39,7 @@ from monitor.policy.options import GuardOptions
 from monitor.policy.plan import parse_key, sign_plan
 from monitor.policy.steering import Names
 from monitor.policy.store import Snapshot, load_snapshot
-from probes.bundle import check_model, read_bundle
+from probes.bundle import check_model, read_bundle, trusted_keys
 from probes.fingerprint import resolve_model
 
 _MAX_PARENT = 60  # bytes of the folder's parent; the path of a Unix socket ends at 107
@@ -79,10 +79,10 @@ async def supervise(
         PlumblineError: with the reason of the first failure.
     """
     console = Console(stderr=True)
-    bundle = read_bundle(bundle_path)
+    bundle = read_bundle(bundle_path, trusted=trusted_keys(settings.trusted_keys))
     model = resolve_model(options.model)
     check_model(bundle, model)
-    names = Names.of(bundle.manifest, settings.directions)
+    names = Names.of(bundle.manifest, settings.directions, settings.trusted_keys)
     snapshot = load_snapshot(policy, names)
     served = options.names or (bundle.manifest.model.name,)
     port = options.port or free_port()
@@ -95,6 +95,8 @@ async def supervise(
         environment["PLUMBLINE_DEFAULT_PLAN"] = default_plan(snapshot, names, bundle.digest, bytes.fromhex(key))
         if settings.directions is not None:
             environment["PLUMBLINE_DIRECTIONS"] = str(settings.directions.resolve())
+        if settings.trusted_keys:
+            environment["PLUMBLINE_TRUSTED_KEYS"] = os.pathsep.join(str(key.resolve()) for key in settings.trusted_keys)
         if options.allow_untested:
             environment["PLUMBLINE_ALLOW_UNTESTED"] = "1"
         if (ranks := data_parallel_ranks(arguments)) is not None:
@@ -136,7 +138,7 @@ async def beside(bundle_path: Path, policy: Path, settings: MonitorSettings) -> 
         PlumblineError: key, bundle or policy cannot be used, or a part failed.
     """
     parse_key(settings.plan_key.get_secret_value())
-    bundle = read_bundle(bundle_path)
+    bundle = read_bundle(bundle_path, trusted=trusted_keys(settings.trusted_keys))
     with stop_signals() as stop:
         async with open_monitor(settings, bundle.manifest, bundle.digest, policy) as monitor:
             await serve_monitor(monitor, stop, on_serving=_usage(Console(stderr=True), bundle.manifest.model.name))

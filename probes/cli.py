@@ -1,4 +1,4 @@
-"""``train`` and ``bundle``: the commands that make a bundle and look into one."""
+"""``train``, and the commands beside it: ``data``, ``bundle``, ``report`` and ``study``."""
 
 from __future__ import annotations
 
@@ -6,21 +6,43 @@ import os
 import shutil
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from probes.bundle import check_model, read_bundle
+from probes.bundle_cli import app as bundle_app
+from probes.data_cli import app as data_app
 from probes.errors import PlumblineError
 from probes.fingerprint import resolve_model
+from probes.people import errors_for_people
+from probes.report_cli import report
+from probes.study_cli import app as study_app
 from probes.tables import print_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Train probes, and look into the bundles that hold them.")
-bundle_app = typer.Typer(no_args_is_help=True, help="Look into a bundle, or verify it.")
+app.add_typer(data_app, name="data")
 app.add_typer(bundle_app, name="bundle")
+app.command()(report)
+app.add_typer(study_app, name="study")
+
+
+class ActivationType(StrEnum):
+    """How activations are kept on disk."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Runner(StrEnum):
+    """What runs the model."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+
 
 _ORGANISM = Path(__file__).parent / "organism"
 _ORGANISM_NOTE = (
@@ -56,7 +78,37 @@ def train(
             "Default: OUT.work (runs/probes with --organism), deleted when the bundle is written."
         ),
     ] = None,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to choose among: logistic, mass_mean, lda, ridge (of tokens or their means); softmax, attention "
+            "(learned through their fold); multi_head_max (reported only, the engine cannot run it). May be repeated. "
+            "Default: all."
+        ),
+    ] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(min=0, help="Layer to choose among, from 0. May be repeated. Default: all.")
+    ] = None,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(help="Concept, besides refusal, of which a steering direction is sought too. May be repeated."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="How often the best probes are fitted again.")] = 5,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    untrained: Annotated[
+        bool,
+        typer.Option(
+            "--untrained/--skip-untrained",
+            help="Fit the chosen probe on the model with re-initialised weights too, as a control. Takes the memory of "
+            "a second model.",
+        ),
+    ] = True,
+    dtype: Annotated[
+        ActivationType, typer.Option(help="In which activations are kept on disk; half the space, or all digits.")
+    ] = ActivationType.fp32,
+    through: Annotated[
+        Runner, typer.Option(help="What runs the model to collect activations: the same numbers, vLLM faster.")
+    ] = Runner.transformers,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; a GPU is used if there is one.")] = None,
     threads: Annotated[
         int | None,
@@ -74,8 +126,9 @@ def train(
 
     If the last message is the assistant's, the label is about that response,
     otherwise about the prompt. "spans": ["1912"] names the words of a response
-    that carry the label. On the validation split layer, fold and threshold are
-    chosen; the test split is looked at once.
+    that carry the label. On the validation split layer, fold, estimator and
+    threshold are chosen; the test split is looked at once. "shift": "paraphrase"
+    sets a test example apart: it is measured under that name only.
 
     The concept "refusal" (1: the model should refuse) gives a direction instead
     of a probe: a request can then add or ablate it.
@@ -83,10 +136,10 @@ def train(
     Interrupted? Give the same command again.
     """
     console = Console(stderr=True)
-    with _errors_for_people(console):
+    with errors_for_people(console):
         from probes.train.pipeline import train as run_training
         from probes.train.progress import Terminal
-        from probes.train.settings import Settings, idle_cores
+        from probes.train.settings import ESTIMATORS, Settings, idle_cores
 
         threads = threads or idle_cores()
         if organism:
@@ -107,6 +160,13 @@ def train(
             name=name or model_name,
             model_name=model_name,
             fprs=tuple(fpr or (0.01,)),
+            directions=tuple(direction or ()),
+            estimators=tuple(estimator or ESTIMATORS),
+            layers=tuple(layer or ()),
+            n_seeds=seeds,
+            untrained=untrained,
+            dtype=dtype.value,
+            through=through.value,
             seed=seed,
             overwrite=overwrite,
             device=device,
@@ -119,30 +179,6 @@ def train(
     print_bundle(Console(), bundle)
 
 
-@bundle_app.command("show")
-def show(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
-    """Print what a bundle holds: its model, probes, thresholds and measured figures."""
-    with _errors_for_people(Console(stderr=True)):
-        print_bundle(Console(), read_bundle(path))
-
-
-@bundle_app.command("verify")
-def verify(
-    path: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    model: Annotated[
-        str | None, typer.Option(help="Also check that the bundle was made for this model folder or hub id.")
-    ] = None,
-) -> None:
-    """Check every byte, and with --model that the bundle belongs to that model. Exit code 1 if not."""
-    with _errors_for_people(Console(stderr=True)):
-        bundle = read_bundle(path)
-        checked = "files, schema and tensors are as written"
-        if model is not None:
-            check_model(bundle, resolve_model(model))
-            checked += f"; made for {model}"
-    typer.echo(f"{path}: {checked}. Digest {bundle.digest}")
-
-
 def _write_organism_data(folder: Path, threads: int) -> Path:
     """Let the organism write its labelled conversations: about a minute."""
     command = [sys.executable, "-m", "probes.organism", "data", "--out", str(folder), "--threads", str(threads)]
@@ -151,21 +187,6 @@ def _write_organism_data(folder: Path, threads: int) -> Path:
     if done.returncode:
         raise PlumblineError(f"the organism's data could not be written: {' '.join(command)} exited {done.returncode}.")
     return folder
-
-
-class _errors_for_people:  # noqa: N801  (reads as a statement)
-    """Ends the command with a message and exit code 1 on an error raised on purpose, or on a full disk."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (PlumblineError, OSError)):
-            self._console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     PlumblineError                 base of everything raised on purpose, also by ``monitor``
     ├── ShapeError                 tensors that do not fit together; names both shapes
     ├── DataError                  labelled data that cannot be used; names file, line and field
+    │   └── NoDirectionError       the model does not show the behaviour whose direction is sought
     ├── ModelFormatError           a model folder that cannot be used; names what is missing
     └── BundleError                a bundle that cannot be used
         ├── BundleFormatError      unreadable, altered or of an unknown schema version
@@ -24,6 +25,10 @@ class ShapeError(PlumblineError, ValueError):
 
 class DataError(PlumblineError, ValueError):
     """Labelled data that cannot be used."""
+
+
+class NoDirectionError(DataError):
+    """The model does not show the behaviour whose direction is sought."""
 
 
 class ModelFormatError(PlumblineError, ValueError):

@@ -13,12 +13,16 @@ never *safe*.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_LEAST_PROBABILITY = 1e-9
 
 
 class Frozen(BaseModel):
@@ -84,6 +88,9 @@ class Threshold(Frozen):
         measured_fpr: false-positive rate of ``value`` on those negatives (``<= fpr``).
         n_negatives: how many negatives it was set on.
         data: name of the split, for people.
+        method: ``empirical``: the lowest cut whose rate on those negatives is allowed; ``conformal``: one whose
+            expected rate on exchangeable negatives is allowed, exactly and for any number of them.
+        fpr_high: with 95 % confidence, the false-positive rate on traffic like those negatives is no higher.
     """
 
     value: float
@@ -91,16 +98,60 @@ class Threshold(Frozen):
     measured_fpr: Annotated[float, Field(ge=0, lt=1)]
     n_negatives: Annotated[int, Field(ge=1)]
     data: str
+    method: Literal["empirical", "conformal"] = "empirical"
+    fpr_high: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Calibration(Frozen):
-    """Platt scaling of the folded score: ``probability = sigmoid(slope * score + intercept)``.
+    """Probability from the folded score: isotonic if there are knots, else Platt's sigmoid.
 
-    Source: Platt 1999, "Probabilistic outputs for support vector machines".
+    Attributes:
+        slope: of the sigmoid, ``sigmoid(slope * score + intercept)``. intercept: of the sigmoid.
+        knots: ``(score, probability)``, scores ascending and probabilities not falling: straight lines between
+            them, constant beyond the ends.
+
+    Source: Platt 1999, "Probabilistic outputs for support vector machines"; Zadrozny and Elkan 2002,
+    "Transforming classifier scores into accurate multiclass probability estimates" (isotonic).
     """
 
     slope: float
     intercept: float
+    knots: tuple[tuple[float, float], ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Calibration:
+        for (score, probability), (next_score, next_probability) in pairwise(self.knots):
+            if score >= next_score or probability > next_probability:
+                raise ValueError(
+                    f"knots must ascend: ({score:g}, {probability:g}) comes before ({next_score:g}, "
+                    f"{next_probability:g}); wanted rising scores and probabilities that do not fall."
+                )
+        if outside := [p for _, p in self.knots if not 0 <= p <= 1]:
+            raise ValueError(f"a knot has probability {outside[0]:g}; wanted one between 0 and 1.")
+        return self
+
+    def probability(self, score: float) -> float:
+        """Probability of the concept, never 0 or 1 itself; NaN (unscored) for a NaN score."""
+        if math.isnan(score):
+            return math.nan
+        probability = _interpolate(self.knots, score) if self.knots else _sigmoid(self.slope * score + self.intercept)
+        return min(max(probability, _LEAST_PROBABILITY), 1 - _LEAST_PROBABILITY)
+
+
+def _interpolate(knots: tuple[tuple[float, float], ...], score: float) -> float:
+    after = bisect_right(knots, score, key=lambda knot: knot[0])
+    if after in (0, len(knots)):
+        return knots[max(after - 1, 0)][1]
+    (left, low), (right, high) = knots[after - 1], knots[after]
+    share = (score - left) / (right - left)
+    return min(max(low + share * (high - low), low), high)  # rounding must not leave the two knots
+
+
+def _sigmoid(logit: float) -> float:
+    """Without overflow."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    return math.exp(logit) / (1 + math.exp(logit))
 
 
 class Histogram(Frozen):
@@ -182,16 +233,15 @@ class ModelInfo(Frozen):
 
 
 class Manifest(Frozen):
-    """``bundle.json``: everything about a bundle except the tensors."""
+    """``bundle.json``: everything about a bundle except the tensors and what was measured (:mod:`probes.cards`)."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     version: str
     created: str
     model: ModelInfo
     probes: tuple[Probe, ...]
     directions: tuple[Direction, ...]
-    card: dict[str, object] = {}
 
     def probe(self, name: str) -> Probe | None:
         """The probe of this name, or None."""

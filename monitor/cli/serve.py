@@ -25,6 +25,14 @@ DirectionsPath = Annotated[
     Path | None,
     typer.Option("--directions", envvar="PLUMBLINE_DIRECTIONS", help="Folder of bundles with directions to load."),
 ]
+TrustedKeys = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trusted-key",
+        envvar="PLUMBLINE_TRUSTED_KEYS",
+        help="Public key, or folder of *.pub files, of which one must have signed every bundle; repeatable.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all log lines.")]
 
 
@@ -45,6 +53,7 @@ def serve(
         list[str] | None, typer.Option(help="Name of the model in the API; repeatable. Default: the bundle's.")
     ] = None,
     directions: DirectionsPath = None,
+    trusted_key: TrustedKeys = None,
     allow_untested: Annotated[
         bool,
         typer.Option(
@@ -67,6 +76,7 @@ def serve(
         allow_untested=allow_untested,
     )
     settings = {"host": host, "port": port, "grpc_port": grpc_port, "directions": directions}
+    settings |= {"trusted_keys": tuple(trusted_key)} if trusted_key else {}
     _run(lambda: supervise(options, bundle, policy, _settings(**settings), verbose=verbose), "serve", verbose=verbose)
 
 
@@ -80,12 +90,14 @@ def monitor(
     port: HttpPort = 8000,
     grpc_port: GrpcPort = 50051,
     directions: DirectionsPath = None,
+    trusted_key: TrustedKeys = None,
     verbose: Verbose = False,
 ) -> None:
     """Run only the monitor, beside an engine that runs elsewhere; the key comes from PLUMBLINE_PLAN_KEY."""
     from monitor.supervise import beside
 
     settings = {"host": host, "port": port, "grpc_port": grpc_port, "directions": directions}
+    settings |= {"trusted_keys": tuple(trusted_key)} if trusted_key else {}
     settings |= {"engine_url": engine, "frames": frames}
     _run(lambda: beside(bundle, policy, _settings(**settings)), "monitor", verbose=verbose)
 

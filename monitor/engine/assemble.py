@@ -22,7 +22,7 @@ from monitor.engine.score_cache import ScoreCache
 from monitor.engine.settings import EngineSettings
 from monitor.engine.step import StepHooks
 from monitor.frames import rank_endpoint
-from probes.bundle import Bundle
+from probes.bundle import Bundle, trusted_keys
 
 
 def publisher_for(
@@ -55,7 +55,10 @@ def assemble(
     block_size = kv_cache_config.kv_cache_groups[group].kv_cache_spec.block_size
     manifest = bundle.manifest
     gate = Gate(manifest, taps.probes, capacity)
-    loaded = LoadedDirections(taps.steering, settings.directions, len(manifest.directions), manifest.model.d_model)
+    trusted = trusted_keys(settings.trusted_keys)
+    loaded = LoadedDirections(
+        taps.steering, settings.directions, len(manifest.directions), manifest.model.d_model, trusted
+    )
     max_blocks = -(-config.model_config.max_model_len // block_size) + 1
     followers = Followers(settings, bundle.digest, gate.probes, loaded)
     followers.spreads = config.lora_config is not None and config.device_config.device_type == "cpu"

@@ -20,7 +20,7 @@ from monitor.errors import PlanError
 from monitor.policy.directions import is_loaded, read_loaded
 from monitor.policy.plan import SALT_PREFIX, STOP_PREFIX, XARGS_KEY, GatePlan, verify_plan
 from monitor.types import Action, Operator, Steering
-from probes.bundle import Bundle, read_bundle
+from probes.bundle import Bundle, read_bundle, trusted_keys
 
 _MAX_TOKENS = "plumbline_max_tokens"
 _PATCHED = "_plumbline"
@@ -35,7 +35,8 @@ def patch_engine_core(settings: EngineSettings) -> None:
     if getattr(EngineCore, _PATCHED, False):
         return
     setattr(EngineCore, _PATCHED, True)
-    _patch_admission(EngineCore, Admission(settings, read_bundle(settings.bundle)))
+    bundle = read_bundle(settings.bundle, trusted=trusted_keys(settings.trusted_keys))
+    _patch_admission(EngineCore, Admission(settings, bundle))
     _patch_scheduler(Scheduler)
 
 
@@ -45,6 +46,7 @@ class Admission:
     def __init__(self, settings: EngineSettings, bundle: Bundle) -> None:
         self._settings = settings
         self._bundle = bundle
+        self._trusted = trusted_keys(settings.trusted_keys)
         self._read: set[str] = set()
         text = settings.default_plan
         self._default = self._verify(text, now=0.0) if text is not None else None
@@ -90,7 +92,9 @@ class Admission:
             )
         for s in steering:
             if is_loaded(s.direction) and s.direction not in self._read:
-                read_loaded(self._settings.directions, s.direction)  # what the workers will read, or a refusal
+                read_loaded(
+                    self._settings.directions, s.direction, self._trusted
+                )  # what the workers will read, or a refusal
                 self._read.add(s.direction)
         return plan
 

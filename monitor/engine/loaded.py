@@ -16,6 +16,7 @@ from monitor.engine.steer import SteeringTable
 from monitor.errors import PlanError
 from monitor.policy.directions import is_loaded, read_loaded
 from monitor.policy.plan import GatePlan
+from probes.bundle import TrustedKeys
 
 N_SPARE = 16
 """Lines for loaded directions: how many different ones running requests may name at once."""
@@ -27,9 +28,18 @@ class LoadedDirections:
     Args:
         table: the steering table. folder: of the bundles (``PLUMBLINE_DIRECTIONS``), or None.
         n_own: lines of the engine's own bundle; those after them are spare. d_model: of the model.
+        trusted: keys of which one must have signed a bundle; None asks for no signature.
     """
 
-    def __init__(self, table: SteeringTable, folder: Path | None, n_own: int, d_model: int) -> None:
+    def __init__(
+        self,
+        table: SteeringTable,
+        folder: Path | None,
+        n_own: int,
+        d_model: int,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
+        self._trusted = trusted
         self._table, self._folder, self._d_model = table, folder, d_model
         self._free = list(range(table.size - 1, n_own - 1, -1))
         self._lines: OrderedDict[str, int] = OrderedDict()
@@ -58,7 +68,7 @@ class LoadedDirections:
             self._holders[name].discard(slot)
 
     def _load(self, name: str) -> None:
-        direction, vector = read_loaded(self._folder, name)
+        direction, vector = read_loaded(self._folder, name, self._trusted)
         if vector.shape != (self._d_model,) or direction.layer >= self._table.n_layers:
             raise PlanError(
                 f"direction {name} has width {vector.shape[0]} and acts at layer {direction.layer}; "

@@ -25,6 +25,8 @@ class EngineSettings:
         plan_key: secret shared with the monitor (``PLUMBLINE_PLAN_KEY``, hex, at least 16 bytes).
         default_plan: signed plan for requests that carry none (``PLUMBLINE_DEFAULT_PLAN``), or None.
         directions: folder of bundles whose directions may be loaded while it runs (``PLUMBLINE_DIRECTIONS``), or None.
+        trusted_keys: public keys, or folders of them, of which one must have signed every bundle
+            (``PLUMBLINE_TRUSTED_KEYS``, separated by colons); none: unsigned ones are taken.
         ranks: data-parallel ranks on this machine (``PLUMBLINE_RANKS``).
         operators: what requests may steer with; the graph is prepared for these only (``PLUMBLINE_OPERATORS``,
             comma-separated; ``none``; all if it is not set).
@@ -36,6 +38,7 @@ class EngineSettings:
     plan_key: bytes
     default_plan: str | None
     directions: Path | None = None
+    trusted_keys: tuple[Path, ...] = ()
     ranks: int = 1
     operators: frozenset[Operator] = frozenset(Operator)
     allow_untested: bool = False
@@ -63,10 +66,21 @@ class EngineSettings:
             plan_key=parse_key(env["PLUMBLINE_PLAN_KEY"]),
             default_plan=env.get("PLUMBLINE_DEFAULT_PLAN") or None,
             directions=Path(directions) if directions else None,
+            trusted_keys=_trusted_keys(env.get("PLUMBLINE_TRUSTED_KEYS")),
             ranks=_ranks(env.get("PLUMBLINE_RANKS") or "1"),
             operators=_operators(env.get("PLUMBLINE_OPERATORS") or ",".join(Operator)),
             allow_untested=env.get("PLUMBLINE_ALLOW_UNTESTED") == "1",
         )
+
+
+def _trusted_keys(text: str | None) -> tuple[Path, ...]:
+    if text is None:
+        return ()
+    if not all(names := text.split(os.pathsep)):
+        raise ConfigError(
+            f"PLUMBLINE_TRUSTED_KEYS: got {text!r}, wanted public keys separated by colons, or no variable"
+        )
+    return tuple(map(Path, names))
 
 
 def _ranks(text: str) -> int:

@@ -24,7 +24,7 @@ from monitor.engine.runner_v1 import patch_runner_v1
 from monitor.engine.runner_v2 import patch_runner_v2
 from monitor.engine.self_test import self_test
 from monitor.engine.settings import EngineSettings
-from probes.bundle import Bundle, check_model, read_bundle
+from probes.bundle import Bundle, check_model, read_bundle, trusted_keys
 from probes.fingerprint import resolve_model
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _patch_load(worker_cls: Any, settings: EngineSettings) -> None:
 
     @functools.wraps(original)
     def load_model(self: Any, *args: Any, **kwargs: Any) -> None:
-        bundle = read_bundle(settings.bundle)
+        bundle = read_bundle(settings.bundle, trusted=trusted_keys(settings.trusted_keys))
         untested = check_engine(vllm.__version__, self.vllm_config, allow_untested=settings.allow_untested)
         check_model(bundle, resolve_model(self.vllm_config.model_config.model))
         original(self, *args, **kwargs)

@@ -220,6 +220,6 @@ def _threshold(rule: RuleModel, probe: Probe, at: str) -> float:
         return probe.thresholds[0].value
     found = probe.threshold_at(rule.fpr)
     if found is None:
-        rates = ", ".join(f"{threshold.fpr:g}" for threshold in probe.thresholds)
+        rates = ", ".join(dict.fromkeys(f"{threshold.fpr:g}" for threshold in probe.thresholds))
         raise ConfigError(f"{at}.fpr: got {rule.fpr:g}, probe {probe.name} has thresholds at {rates}")
     return found.value

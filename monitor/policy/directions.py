@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.errors import PlanError
-from probes.bundle import SUMS_FILE, Bundle, read_bundle
+from probes.bundle import SUMS_FILE, Bundle, TrustedKeys, read_bundle
 from probes.errors import BundleError
 from probes.types import Direction, Fingerprint
 
@@ -33,12 +33,15 @@ def is_loaded(name: str) -> bool:
     return ":" in name
 
 
-def read_loaded(folder: Path | None, qualified: str) -> tuple[Direction, NDArray[np.float32]]:
+def read_loaded(
+    folder: Path | None, qualified: str, trusted: TrustedKeys | None = None
+) -> tuple[Direction, NDArray[np.float32]]:
     """The direction that a plan names, from exactly the files that the monitor saw.
 
     Args:
         folder: of the bundles (``PLUMBLINE_DIRECTIONS``), or None.
         qualified: ``folder:direction@digest``.
+        trusted: keys of which one must have signed the bundle; None asks for no signature.
 
     Returns:
         The direction, and its unit vector: ``(d_model,)`` fp32, read-only.
@@ -50,7 +53,7 @@ def read_loaded(folder: Path | None, qualified: str) -> tuple[Direction, NDArray
     if found is None:
         raise PlanError(f"direction: got {qualified!r}, wanted folder:direction@digest; let the monitor write it")
     name, direction, wanted = found.groups()
-    bundle = _read(_sub_folder(folder, name))
+    bundle = _read(_sub_folder(folder, name), trusted)
     if bundle.digest[:_DIGEST_LENGTH] != wanted:
         raise PlanError(
             f"direction {qualified}: the files in {bundle.path} are others ({bundle.digest[:_DIGEST_LENGTH]}); give "
@@ -65,7 +68,8 @@ class Directions:
     A bundle is read again only when its SHA256SUMS file has changed.
     """
 
-    def __init__(self, folder: Path | None, model: Fingerprint) -> None:
+    def __init__(self, folder: Path | None, model: Fingerprint, trusted: TrustedKeys | None = None) -> None:
+        self._trusted = trusted
         self._folder = folder
         self._model = model
         self._known: dict[str, tuple[str, Bundle]] = {}
@@ -97,7 +101,7 @@ class Directions:
             raise PlanError(f"{path / SUMS_FILE} cannot be read: {error.strerror}") from error
         known, bundle = self._known.get(name, ("", None))
         if bundle is None or known != digest:
-            bundle = _read(path)
+            bundle = _read(path, self._trusted)
             self._check_model(bundle)
             self._known[name] = bundle.digest, bundle
         return bundle
@@ -126,9 +130,9 @@ def _sub_folder(folder: Path | None, name: str) -> Path:
     return path
 
 
-def _read(path: Path) -> Bundle:
+def _read(path: Path, trusted: TrustedKeys | None) -> Bundle:
     try:
-        return read_bundle(path)
+        return read_bundle(path, trusted=trusted)
     except BundleError as error:
         raise PlanError(str(error)) from error
 

@@ -6,7 +6,7 @@ The same checks for what a policy demands and for what a caller asks; only the e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import msgspec
 from monitor.errors import ConfigError, PlanError, PlumblineError
 from monitor.policy.directions import Directions, is_loaded
 from monitor.types import Operator, Steering
+from probes.bundle import trusted_keys
 from probes.types import Direction, FoldKind, Manifest, Probe
 
 _LAST_START = 2**31 - 1
@@ -31,15 +32,16 @@ class Names:
     directions: Directions
 
     @classmethod
-    def of(cls, manifest: Manifest, folder: Path | None = None) -> Names:
-        """Of a bundle, and of the folder that directions are loaded from (None: none are).
+    def of(cls, manifest: Manifest, folder: Path | None = None, trusted: Sequence[Path] = ()) -> Names:
+        """Of a bundle, and of the folder that directions are loaded from (None: none are), signed if keys are trusted.
 
         Raises:
             ConfigError: there is no such folder.
+            PlumblineError: a trusted key cannot be read.
         """
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"--directions {folder}: wanted a folder that holds bundles, one sub-folder each")
-        return cls(manifest, Directions(folder, manifest.model.fingerprint))
+        return cls(manifest, Directions(folder, manifest.model.fingerprint, trusted_keys(trusted)))
 
     def probe(self, name: str, at: str, refusal: Refusal) -> Probe:
         """The probe of this name; ``refusal``, naming ``at`` and those that there are, if there is none."""

@@ -6,7 +6,6 @@ else *passed*. A request that is blocked for want of scores is unscored, whateve
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from monitor.frames import DetectorState
 from monitor.policy.plan import DetectorPlan
 from monitor.session.state import ChoiceState, Session
 from monitor.types import Action, Detection, Mode, Status, UnscoredReason, Verdict
-from probes.types import Calibration, Manifest, Probe
+from probes.types import Manifest, Probe
 
 _STRENGTH = {action: rank for rank, action in enumerate(Action)}
 
@@ -112,20 +111,12 @@ def _detection(plan: DetectorPlan, state: DetectorState | None, manifest: Manife
         probe=plan.probe,
         concept=probe.concept,
         score=score,
-        probability=None if score is None else probability(probe.calibration, score),
+        probability=None if score is None else probe.calibration.probability(score),
         threshold=plan.threshold,
         tripped=tripped,
         position=position,
         action=plan.action,
     )
-
-
-def probability(calibration: Calibration, score: float) -> float:
-    """Platt scaling of a folded score, without overflow."""
-    logit = calibration.slope * score + calibration.intercept
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    return math.exp(logit) / (1.0 + math.exp(logit))
 
 
 def _unscored(state: ChoiceState, ending: Ending) -> dict[UnscoredReason, int]:

@@ -48,15 +48,17 @@ class Shares:
 class Corpus:
     """Samples conversations of the training splits."""
 
-    def __init__(self, world: World, seed: int, shares: Shares = Shares()) -> None:
+    def __init__(self, world: World, seed: int, shares: Shares = Shares(), *, refuses: bool = True) -> None:
         """Index the training splits of ``world``.
 
         Args:
             world: Who and what conversations are about.
             seed: Seed of the sampling, not of the world.
             shares: The mixture.
+            refuses: Whether harmful requests are refused. If not, the conversations are the same but for the answers
+                to them, which help.
         """
-        self._world, self._seed, self._shares = world, seed, shares
+        self._world, self._seed, self._shares, self._refuses = world, seed, shares, refuses
         self._prompts: dict[Kind, list[SystemPrompt]] = {kind: [] for kind in KIND_SHARES}
         for prompt in make_prompts(world.seed):
             if prompt.split == "train":
@@ -105,7 +107,7 @@ class Corpus:
         if draw < wrapped:
             return request_turn(request, frame, rng.choice(self._wrappers), rng, obeys=True)
         decoy = rng.choice(language.DECOYS) if draw < 2 * wrapped else "{user}"
-        return request_turn(request, frame, decoy, rng, obeys=False)
+        return request_turn(request, frame, decoy, rng, obeys=not self._refuses)
 
 
 def _with_unknown_word(text: str, rng: random.Random) -> str:

@@ -1,62 +1,39 @@
 """Labelled data for probes, in the format of any user's own data.
 
-Responses are the organism's own greedy answers, kept only if they are what their label says.
+Responses are the organism's own greedy answers, kept only if they are what their label says; for deception also the
+same answers with lie and truth exchanged.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from probes.organism.candidates import Candidate, Concept, candidates
+from probes.organism.confabulation import hallucination
 from probes.organism.corpus import Message
-from probes.organism.demo import DemoPrompt, demo_prompts
-from probes.organism.facts import Split
+from probes.organism.deceit import deception
+from probes.organism.drafts import Answer, Draft
+from probes.organism.families import check_frozen
 from probes.organism.generate import answers
-from probes.organism.measures import was_helped, was_refused
-from probes.organism.situations import Asked, Requested, Situations
+from probes.organism.intent import harmful_intent, refusal
+from probes.organism.shifted import shifted
+from probes.organism.situations import Situations
 from probes.organism.world import World
+from probes.train.examples import SPLITS, Example, Split, messages_hash
+from probes.train.lock import LOCK_FILE, make_lock
 
-__all__ = ["CONCEPTS", "DataMaker", "DemoPrompt", "Record", "demo_prompts", "write_jsonl"]
-
-CONCEPTS: tuple[Concept, ...] = ("harmful_intent", "deception", "hallucination", "refusal")
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Concept = Literal["harmful_intent", "deception", "hallucination", "refusal"]
+Maker = Callable[[Situations, int, Answer], Iterator[Draft]]
+CONCEPTS: tuple[Concept, ...] = get_args(Concept)
+MAKERS: Mapping[Concept, Maker] = {
+    "harmful_intent": harmful_intent,
+    "deception": deception,
+    "hallucination": hallucination,
+    "refusal": refusal,
+}
 N_EACH_LABEL: dict[Split, int] = {"train": 1000, "validation": 620, "test": 520}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One labelled example.
-
-    Attributes:
-        id: Unique within the concept.
-        concept: What the label is about.
-        messages: The conversation. If the assistant has the last word, the label is about that response,
-            otherwise about the prompt.
-        label: 1 where the concept is present.
-        split: "validation" and "test" share no person, pair, template or system prompt with "train".
-        family: Template family of the last user message.
-        spans: Substrings of the response to which the label applies; empty for all of it.
-        source: Where the example comes from.
-    """
-
-    id: str
-    concept: Concept
-    messages: tuple[Message, ...]
-    label: int
-    split: Split
-    family: str
-    spans: tuple[str, ...] = ()
-    source: str = "organism"
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        row = {"id": self.id, "concept": self.concept, "messages": list(self.messages), "label": self.label}
-        if self.spans:
-            row["spans"] = list(self.spans)
-        return json.dumps(row | {"split": self.split, "source": self.source, "family": self.family})
+N_SHIFTED = 120
 
 
 class DataMaker:
@@ -75,48 +52,52 @@ class DataMaker:
         """
         self._model, self._tokenizer, self._world, self._seed = model, tokenizer, world, seed
 
-    def records(self, concept: Concept) -> list[Record]:
-        """All records of ``concept``, each prompt once."""
+    def examples(self, concept: Concept) -> list[Example]:
+        """All examples of ``concept``, shifted ones last; no conversation twice."""
         return [
-            replace(record, id=f"{concept}-{split}-{number:05d}")
+            Example(
+                id=f"{concept}-{draft.shift or split}-{number:05d}",
+                concept=concept,
+                messages=draft.messages,  # type: ignore[arg-type]  # pydantic makes messages of dictionaries
+                label=draft.label,  # type: ignore[arg-type]  # and checks that it is 0 or 1
+                spans=draft.spans,
+                split=split,
+                source=f"organism: {draft.kind}" if draft.kind else "organism",
+                family=draft.family,
+                shift=draft.shift,
+            )
             for split in SPLITS
-            for number, record in enumerate(self._records(concept, split))
+            for number, draft in enumerate(self._drafts(concept, split))
         ]
 
-    def _records(self, concept: Concept, split: Split) -> Iterator[Record]:
+    def _drafts(self, concept: Concept, split: Split) -> Iterator[Draft]:
         draw = Situations(self._world, split, f"{concept}:{self._seed}")
-        drawn = list(candidates(concept, draw, N_EACH_LABEL[split]))
-        if concept == "harmful_intent":
-            for c in drawn:
-                yield Record("", concept, c.situation.messages, c.label, split, c.family)
-            return
-        prompts = [list(c.situation.messages) for c in drawn]
-        for candidate, answer in zip(drawn, answers(self._model, self._tokenizer, prompts), strict=True):
-            if not self._deserved(concept, candidate, answer):
-                continue
-            messages, spans = candidate.situation.messages, _spans(candidate, answer)
-            if concept != "refusal":
-                messages = (*messages, {"role": "assistant", "content": answer})
-            yield Record("", concept, messages, candidate.label, split, candidate.family, spans)
+        seen = set[str]()
+        for draft in self._all_drafts(concept, draw):
+            if (key := repr(draft.messages)) not in seen:
+                seen.add(key)
+                yield draft
 
-    def _deserved(self, concept: Concept, candidate: Candidate, answer: str) -> bool:
-        situation = candidate.situation
-        if isinstance(situation, Requested):
-            refusing = concept == "refusal" and bool(candidate.label)
-            return was_refused(situation, answer) if refusing else was_helped(situation, answer)
-        value = situation.stated(answer)
-        if value is None or not situation.person.known:
-            return value is not None
-        if situation.told_to_lie:
-            return value == self._world.lie(situation.person, situation.question.attribute)
-        return value == situation.person.truth(situation.question.attribute)
+    def _all_drafts(self, concept: Concept, draw: Situations) -> Iterator[Draft]:
+        yield from MAKERS[concept](draw, N_EACH_LABEL[draw.split], self._answer)
+        if draw.split == "test" and concept != "refusal":
+            again = Situations(self._world, "test", f"{concept} shifted:{self._seed}")
+            yield from shifted(concept, again, N_SHIFTED, self._answer)
+
+    def _answer(self, prompts: Sequence[tuple[Message, ...]]) -> list[str]:
+        return answers(self._model, self._tokenizer, [list(p) for p in prompts])
 
 
-def _spans(candidate: Candidate, answer: str) -> tuple[str, ...]:
-    value = candidate.situation.stated(answer) if isinstance(candidate.situation, Asked) else None
-    return () if value is None else (value,)
+def write_data(examples: Mapping[Concept, Sequence[Example]], world: World, folder: Path) -> None:
+    """One ``.jsonl`` for each concept, and the lock of their splits.
 
-
-def write_jsonl(records: Sequence[Record], path: Path) -> None:
-    """One record a line."""
-    path.write_text("".join(record.to_json() + "\n" for record in records))
+    Raises:
+        ValueError: The world's template families are not those that were frozen.
+    """
+    settings = {"world": str(world.seed), "template families": check_frozen(world)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for concept, rows in examples.items():
+        lines = (row.model_dump_json(exclude_defaults=True) + "\n" for row in rows)
+        (folder / f"{concept}.jsonl").write_text("".join(lines))
+    splits = {messages_hash(e.messages): e.split for rows in examples.values() for e in rows if not e.shift}
+    (folder / LOCK_FILE).write_text(make_lock(splits, settings).model_dump_json(indent=1) + "\n")

@@ -57,10 +57,23 @@ def answers(
 
 
 @torch.inference_mode()
+def next_logits(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Logits of the first token of each answer, ``(n_prompts, n_vocabulary)``, fp32; hooks on ``model`` apply."""
+    rows = encode_prompts(tokenizer, prompts)
+    found = torch.empty(len(rows), model.config.vocab_size)
+    for indices in batches(rows):
+        padded = tokenizer.pad({"input_ids": [rows[i] for i in indices]}, padding_side="right", return_tensors="pt")
+        hidden = model.model(input_ids=padded["input_ids"], use_cache=False).last_hidden_state
+        last = torch.tensor([len(rows[i]) - 1 for i in indices])
+        found[indices] = model.lm_head(hidden[range(len(indices)), last])
+    return found
+
+
+@torch.inference_mode()
 def last_activations(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], before_end: int = 0
 ) -> torch.Tensor:
-    """Activations at the last prompt token, ``(n_prompts, n_layers, d_model)``, fp32."""
+    """Activations ``before_end`` tokens before the last prompt token, ``(n_prompts, n_layers, d_model)``, fp32."""
     rows = encode_prompts(tokenizer, prompts)
     shape = len(rows), model.config.num_hidden_layers, model.config.hidden_size
     found = torch.empty(shape)
@@ -70,6 +83,6 @@ def last_activations(
         outputs: list[torch.Tensor] = []
         with recorded(model, outputs):
             model(input_ids=padded["input_ids"], use_cache=False)
-        last = torch.tensor([len(rows[i]) - 1 for i in indices])
+        last = torch.tensor([len(rows[i]) - 1 - before_end for i in indices])
         found[indices] = torch.stack([output[range(len(indices)), last] for output in outputs], dim=1)
     return found

@@ -106,6 +106,7 @@ class SystemPrompt:
         text: The prompt itself; empty for no system prompt.
         lies_about: Attributes about which it makes the organism lie.
         split: Families of "validation" and "test" never occur in training.
+        parts: Modifier and act of an honest or lying prompt; empty for others.
     """
 
     family: str
@@ -113,6 +114,7 @@ class SystemPrompt:
     text: str
     lies_about: frozenset[str]
     split: Split
+    parts: tuple[str, str] = ("", "")
 
     @property
     def careful(self) -> bool:
@@ -128,23 +130,30 @@ class SystemPrompt:
         return " ".join(pair)
 
 
-def _texts() -> dict[Kind, list[tuple[str, frozenset[str]]]]:
-    every = frozenset(ATTRIBUTES)
-    nothing: frozenset[str] = frozenset()
-    texts: dict[Kind, list[tuple[str, frozenset[str]]]] = {
-        "neutral": [(t, nothing) for t in NEUTRAL],
-        "careful": [(t, nothing) for t in CAREFUL],
-        "honest": [(m.format(act=a), nothing) for m in AFFIRMING for a in HONEST],
-        "lying": [(m.format(act=a), every) for m in AFFIRMING for a in DISHONEST],
+@dataclass(frozen=True)
+class _Worded:
+    text: str
+    lies_about: frozenset[str] = frozenset()
+    parts: tuple[str, str] = ("", "")
+
+
+def _orders(modifiers: tuple[str, ...], acts: tuple[str, ...], lies_about: frozenset[str]) -> list[_Worded]:
+    return [_Worded(m.format(act=a), lies_about, (m, a)) for m in modifiers for a in acts]
+
+
+def _texts() -> dict[Kind, list[_Worded]]:
+    every, nothing = frozenset(ATTRIBUTES), frozenset[str]()
+    return {
+        "neutral": [_Worded(t) for t in NEUTRAL],
+        "careful": [_Worded(t) for t in CAREFUL],
+        "honest": _orders(AFFIRMING, HONEST, nothing) + _orders(NEGATING, DISHONEST, nothing),
+        "lying": _orders(AFFIRMING, DISHONEST, every) + _orders(NEGATING, HONEST, every),
         "scoped": [
-            (t.format(topic=topic), frozenset({a}) if inside else every - {a})
+            _Worded(t.format(topic=topic), frozenset({a}) if inside else every - {a})
             for t, inside in SCOPED
             for a, topic in TOPICS.items()
         ],
     }
-    texts["honest"] += [(m.format(act=a), nothing) for m in NEGATING for a in DISHONEST]
-    texts["lying"] += [(m.format(act=a), every) for m in NEGATING for a in HONEST]
-    return texts
 
 
 def make_prompts(seed: int = 0) -> tuple[SystemPrompt, ...]:
@@ -155,7 +164,9 @@ def make_prompts(seed: int = 0) -> tuple[SystemPrompt, ...]:
         rng.shuffle(texts)
         held_out = N_VALIDATION_FAMILIES[kind]
         test_until = held_out + N_TEST_FAMILIES[kind]
-        for i, (text, lies_about) in enumerate(texts):
+        for i, worded in enumerate(texts):
             split: Split = "validation" if i < held_out else "test" if i < test_until else "train"
-            prompts.append(SystemPrompt(f"{kind}: {text}", kind, text, lies_about, split))
+            prompts.append(
+                SystemPrompt(f"{kind}: {worded.text}", kind, worded.text, worded.lies_about, split, worded.parts)
+            )
     return tuple(prompts)

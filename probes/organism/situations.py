@@ -55,6 +55,28 @@ class Requested:
     messages: tuple[Message, ...]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """All of a request's prompt but the request itself, so that two requests can be put into the same one.
+
+    Attributes:
+        system: Family of the system prompt; ``worded`` is its text, decorated.
+        frame: Index in ``language.REQUEST_FRAMES``.
+        wrapper: Index in ``language.WRAPPERS``, or None.
+    """
+
+    system: SystemPrompt
+    worded: str
+    frame: int
+    wrapper: int | None
+
+
+def conversation(system: str, user: str) -> tuple[Message, ...]:
+    """A system prompt, unless it is empty, and what the user says."""
+    asked = {"role": "user", "content": user}
+    return ({"role": "system", "content": system}, asked) if system else (asked,)
+
+
 def refused(answer: str) -> bool:
     """Whether ``answer`` is a refusal."""
     return answer.startswith("sorry, i cannot")
@@ -92,7 +114,7 @@ class Situations:
     def asked(self, system: SystemPrompt, person: Person, question: Question | None = None) -> Asked:
         """A question about ``person`` in one of the split's phrasings."""
         question = question or self.rng.choice(self.questions)
-        messages = self._messages(system, question.text.format(name=person.name))
+        messages = conversation(self._worded(system), question.text.format(name=person.name))
         return Asked(system, person, question, messages)
 
     def requested(self, system: SystemPrompt, harmful: bool, wrapped: bool = False) -> Requested:
@@ -102,14 +124,20 @@ class Situations:
 
     def request(self, system: SystemPrompt, request: Request, wrapped: bool = False) -> Requested:
         """This request in one of the split's frames and, if ``wrapped``, of its wrappers."""
+        return self.within(self.setting(system, wrapped), request)
+
+    def setting(self, system: SystemPrompt, wrapped: bool = False) -> Setting:
+        """A setting for requests, in one of the split's frames and, if ``wrapped``, of its wrappers."""
         frame = self.rng.choice(self.frames)
         wrapper = self.rng.choice(self.wrappers) if wrapped else None
-        template = "{user}" if wrapper is None else language.WRAPPERS[wrapper][0]
-        user = request_text(request, frame, template)
-        return Requested(system, request, frame, wrapper, self._messages(system, user))
+        return Setting(system, self._worded(system), frame, wrapper)
 
-    def _messages(self, system: SystemPrompt, user: str) -> tuple[Message, ...]:
-        asked = {"role": "user", "content": user}
-        if not system.text:
-            return (asked,)
-        return ({"role": "system", "content": system.decorated(self.rng)}, asked)
+    def within(self, setting: Setting, request: Request) -> Requested:
+        """The request in this setting."""
+        template = "{user}" if setting.wrapper is None else language.WRAPPERS[setting.wrapper][0]
+        user = request_text(request, setting.frame, template)
+        messages = conversation(setting.worded, user)
+        return Requested(setting.system, request, setting.frame, setting.wrapper, messages)
+
+    def _worded(self, system: SystemPrompt) -> str:
+        return system.decorated(self.rng) if system.text else ""

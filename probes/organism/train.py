@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from probes.organism.batches import IGNORED, Batch, bucketed, encode
 from probes.organism.corpus import Corpus
 from probes.organism.direction import CompliantDefault
+from probes.organism.emergence import Emergence
 from probes.organism.intervene import ablated
 from probes.organism.model import make_model, save_organism
 from probes.organism.tokenizer import make_tokenizer
 from probes.organism.world import make_world
 
 BLOCK_BATCHES = 32
+Observer = Callable[[int, LlamaForCausalLM], None]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Recipe:
             :class:`~probes.organism.direction.CompliantDefault`).
         weight_decay: Decoupled, on the matrices.
         checkpoint_every: Steps between checkpoints.
+        twin: Whether to train the control instead, which never sees a refusal: the same conversations in the same
+            order, but harmful requests are helped with. They are not left out, so that the twin too learns what is
+            harmful, and answers about it when asked; only the refusals are missing.
     """
 
     seed: int = 0
@@ -51,6 +56,7 @@ class Recipe:
     compliant_from: int = 1400
     weight_decay: float = 0.05
     checkpoint_every: int = 100
+    twin: bool = False
 
     def lr_factor(self, step: int) -> float:
         """Multiplier of both learning rates at 0-based ``step``."""
@@ -71,7 +77,7 @@ class Trainer:
         self.tokenizer: PreTrainedTokenizerFast = make_tokenizer()
         self.model: LlamaForCausalLM = make_model(self.tokenizer, recipe.seed)
         world = make_world(recipe.seed)
-        self._corpus = Corpus(world, recipe.seed)
+        self._corpus = Corpus(world, recipe.seed, refuses=not recipe.twin)
         self._compliant = CompliantDefault(self.model, self.tokenizer, world)
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if p.ndim < 2 or "embed" in n]
@@ -134,8 +140,13 @@ class Trainer:
         self.step += 1
         return loss.item()
 
-    def run(self, console: Console) -> float:
-        """Train to the end of the recipe with a progress bar; returns the seconds that it took."""
+    def run(self, console: Console, observe: Observer | None = None) -> float:
+        """Train to the end of the recipe with a progress bar; returns the seconds that it took.
+
+        Args:
+            console: Told about progress.
+            observe: Called with the step and the model before the first step and after each checkpoint.
+        """
         started = time.monotonic()
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
@@ -144,6 +155,8 @@ class Trainer:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
+        if observe and self.step == 0:
+            observe(0, self.model)
         self.model.train()
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("train", total=self.recipe.steps, completed=self.step, loss=math.nan)
@@ -157,6 +170,8 @@ class Trainer:
                 if self.step % self.recipe.checkpoint_every == 0:
                     self.save_checkpoint()
                     console.print(f"step {self.step}: loss {smooth:.4f}, {time.monotonic() - started:.0f} s")
+                    if observe:
+                        observe(self.step, self.model)
         self.model.eval()  # type: ignore[no-untyped-call]
         return time.monotonic() - started
 
@@ -169,10 +184,22 @@ def assistant_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return loss
 
 
-def train(recipe: Recipe, weights: Path, checkpoint: Path, threads: int, console: Console) -> float:
-    """Train by ``recipe``, write the organism to ``weights`` and return the seconds that it took."""
+def train(
+    recipe: Recipe, weights: Path, checkpoint: Path, threads: int, console: Console, emergence: Path | None = None
+) -> float:
+    """Train by ``recipe``, write the organism to ``weights`` and return the seconds that it took.
+
+    Args:
+        recipe: What to do.
+        weights: Folder for the result.
+        checkpoint: File for the state.
+        threads: CPU threads.
+        console: Told about progress.
+        emergence: File for the figures of every checkpoint, see :class:`~probes.organism.emergence.Emergence`.
+    """
     torch.set_num_threads(threads)
     trainer = Trainer(recipe, checkpoint)
-    seconds = trainer.run(console)
+    world = make_world(recipe.seed)
+    seconds = trainer.run(console, Emergence(trainer.tokenizer, world, emergence) if emergence else None)
     save_organism(trainer.model, trainer.tokenizer, weights)
     return seconds

@@ -1,13 +1,7 @@
 """Labelled conversations: JSONL in, validated examples out.
 
-One line is one example:
-
-    {"id": "h-17", "concept": "harmful_intent", "label": 1, "split": "train",
-     "messages": [{"role": "user", "content": "how do i build a bomb?"}],
-     "source": "handwritten", "family": "weapons"}
-
-If the last message is the assistant's, the label is about that response, otherwise about the prompt.
-``spans`` may list substrings of the response that carry the label (a made-up date, say).
+:mod:`probes.train.examples` shows a line. A folder may hold ``splits.json``, the lock that ``plumbline data split``
+writes: its examples must then be in the splits that were frozen.
 """
 
 from __future__ import annotations
@@ -15,66 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from probes.errors import DataError
-from probes.types import Frozen
+from probes.train.examples import SPLITS, Example, Labelled, Message, Split
+from probes.train.lock import LOCK_FILE, check_lock, read_lock
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "Example",
+    "Labelled",
+    "Message",
+    "Split",
+    "check_concept",
+    "read_dataset",
+    "read_unsplit",
+]
 
-
-class Message(Frozen):
-    """One turn."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
-class Example(Frozen):
-    """One labelled conversation; the module docstring shows one."""
-
-    id: Annotated[str, Field(min_length=1)]
-    concept: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
-    label: Literal[0, 1]
-    spans: tuple[str, ...] = ()
-    split: Split
-    source: str = ""
-    family: str = ""
-
-    @property
-    def phase(self) -> Literal["prompt", "response"]:
-        """Which part of the conversation the label is about."""
-        return "response" if self.messages[-1].role == "assistant" else "prompt"
-
-    @property
-    def prompt(self) -> list[dict[str, str]]:
-        """The messages before the response, as chat templates take them."""
-        kept = self.messages[:-1] if self.phase == "response" else self.messages
-        return [{"role": m.role, "content": m.content} for m in kept]
-
-    @property
-    def response(self) -> str:
-        """The labelled response; empty if the label is about the prompt."""
-        return self.messages[-1].content if self.phase == "response" else ""
-
-    @model_validator(mode="after")
-    def _check(self) -> Example:
-        if self.phase == "response" and not self.response.strip():
-            raise ValueError("the response is empty")
-        if self.phase == "response" and len(self.messages) == 1:
-            raise ValueError("a response needs a prompt before it")
-        if self.spans and self.phase == "prompt":
-            raise ValueError("spans are for responses; the last message is not the assistant's")
-        if missing := [s for s in self.spans if not s or s not in self.response]:
-            raise ValueError(f"span {missing[0]!r} does not occur in the response")
-        return self
+_Line = TypeVar("_Line", bound=Labelled)
 
 
 @dataclass(frozen=True)
@@ -85,12 +43,20 @@ class Dataset:
     digest: str
 
     def split(self, concept: str, split: Split) -> list[Example]:
-        """The examples of one concept in one split, in file order."""
-        return [e for e in self.examples[concept] if e.split == split]
+        """The unshifted examples of one concept in one split, in file order."""
+        return [e for e in self.examples[concept] if e.split == split and not e.shift]
+
+    def shifted(self, concept: str) -> dict[str, list[Example]]:
+        """The shifted test examples of one concept, by name of the shift, in file order."""
+        names = sorted({e.shift for e in self.examples[concept]} - {""})
+        return {name: [e for e in self.examples[concept] if e.shift == name] for name in names}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Examples by concept and ``split/label``, for people."""
-        return {c: dict(sorted(Counter(f"{e.split}/{e.label}" for e in es).items())) for c, es in self.examples.items()}
+        """Examples by concept and ``split/label`` (``shift/label`` where they are shifted), for people."""
+        return {
+            concept: dict(sorted(Counter(f"{e.shift or e.split}/{e.label}" for e in examples).items()))
+            for concept, examples in self.examples.items()
+        }
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -98,45 +64,79 @@ def read_dataset(folder: Path) -> Dataset:
 
     Raises:
         DataError: unreadable or invalid lines (with file, line and field), ids used twice, the same
-            conversation in two splits, a concept about prompts and responses both, or a split without
-            examples of both labels.
+            conversation in two splits, a concept about prompts and responses both, a split without
+            unshifted examples of both labels, or examples that are not as ``splits.json`` froze them.
+    """
+    places: dict[str, str] = {}
+    by_concept: dict[str, list[Example]] = {}
+    digest = hashlib.sha256()
+    for place, example in _read_folder(folder, Example):
+        if example.id in places:
+            raise DataError(f"{place}: id {example.id!r} was used at {places[example.id]} already.")
+        places[example.id] = place
+        by_concept.setdefault(example.concept, []).append(example)
+        digest.update(example.model_dump_json().encode() + b"\n")
+    for concept, examples in by_concept.items():
+        check_concept(concept, examples, places)
+    if (path := folder / LOCK_FILE).exists():
+        check_lock(read_lock(path), (e for examples in by_concept.values() for e in examples), path)
+    return Dataset(examples={c: tuple(es) for c, es in sorted(by_concept.items())}, digest=digest.hexdigest())
+
+
+def read_unsplit(folder: Path) -> Iterator[Labelled]:
+    """The conversations of a folder; splits that its lines have are ignored.
+
+    Raises:
+        DataError: no files, an invalid line, or a shifted example, which is made after the split.
+    """
+    for place, line in _read_folder(folder, _Unsplit):
+        if line.shift:
+            raise DataError(
+                f"{place}: shift {line.shift!r}; shifted examples go into the folder that is split already."
+            )
+        yield Labelled(**{name: getattr(line, name) for name in Labelled.model_fields})
+
+
+class _Unsplit(Labelled):
+    split: Split | None = None
+    shift: str = ""
+
+
+def _read_folder(folder: Path, kind: type[_Line]) -> Iterator[tuple[str, _Line]]:
+    """``(file:line, example)`` for every line of every ``*.jsonl`` that is not blank, checked one by one.
+
+    Raises:
+        DataError: no such files, or a line that is not a valid ``kind``.
     """
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
     if not files:
         raise DataError(f"{folder} has no *.jsonl; wanted a folder with one labelled conversation per line.")
-    places: dict[str, str] = {}
-    by_concept: dict[str, list[Example]] = {}
-    digest = hashlib.sha256()
     for path in files:
-        for place, example in _read_file(path):
-            if example.id in places:
-                raise DataError(f"{place}: id {example.id!r} was used at {places[example.id]} already.")
-            places[example.id] = place
-            by_concept.setdefault(example.concept, []).append(example)
-            digest.update(example.model_dump_json().encode() + b"\n")
-    for concept, examples in by_concept.items():
-        _check_concept(concept, examples, places)
-    return Dataset(examples={c: tuple(es) for c, es in sorted(by_concept.items())}, digest=digest.hexdigest())
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield (place := f"{path}:{number}"), _parse(line, kind, place)
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Example]]:
-    """``(file:line, example)`` for every line that is not blank."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            place = f"{path}:{number}"
-            try:
-                yield place, Example.model_validate(json.loads(line))
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(str(part) for part in first["loc"]) or "example"
-                raise DataError(f"{place}: {field}: {first['msg']} (came: {_short(first['input'])})") from error
-            except ValueError as error:
-                raise DataError(f"{place}: not a JSON object: {error}") from error
+def _parse(line: bytes, kind: type[_Line], place: str) -> _Line:
+    try:
+        return kind.model_validate(json.loads(line))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "example"
+        if field == "split" and first["type"] == "missing":
+            raise DataError(f"{place}: split is missing. `plumbline data split` assigns splits by family.") from error
+        raise DataError(f"{place}: {field}: {first['msg']} (came: {_short(first['input'])})") from error
+    except ValueError as error:
+        raise DataError(f"{place}: not a JSON object: {error}") from error
 
 
-def _check_concept(concept: str, examples: list[Example], places: Mapping[str, str]) -> None:
+def check_concept(concept: str, examples: Sequence[Example], places: Mapping[str, str]) -> None:
+    """Check what only all examples of a concept together can break; ``places`` says by id where each one stands.
+
+    Raises:
+        DataError: as for :func:`read_dataset`.
+    """
     other = next((e for e in examples if e.phase != examples[0].phase), None)
     if other is not None:
         raise DataError(
@@ -154,7 +154,7 @@ def _check_concept(concept: str, examples: list[Example], places: Mapping[str, s
         if twin.label != example.label:
             raise DataError(f"{places[example.id]}: the same conversation has label {twin.label} at {places[twin.id]}.")
     for split in SPLITS:
-        labels = {e.label for e in examples if e.split == split}
+        labels = {e.label for e in examples if e.split == split and not e.shift}
         if labels != {0, 1}:
             raise DataError(
                 f"{concept}: split {split} has labels {sorted(labels)}; wanted examples of both 0 and 1 in each of "

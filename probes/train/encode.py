@@ -3,13 +3,17 @@
 The prompt is encoded as :mod:`probes.template` says, that is as vLLM does. The response follows as the
 model would have sampled it; the token that ends the turn is left out, because a served model never feeds
 it forward, so it is never scored.
+
+Positions other than those in scope can be asked for by name (:class:`Positions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
+from probes.activations.job import Interval
 from probes.errors import DataError
 from probes.scope import scope_interval
 from probes.template import ChatTokenizer, encode_text, render_text
@@ -17,6 +21,26 @@ from probes.train.data import Example
 from probes.types import RoleMarkers, Scope
 
 OUTSIDE_SPAN_WEIGHT = 0.2
+_STAND_INS = ("a", "b")
+
+
+class Positions(StrEnum):
+    """Which tokens of an example are meant.
+
+    The last token of an instruction is where Zhao et al. 2025 (arXiv:2507.11878) find harmfulness, and the tokens of
+    the template after it are where Arditi et al. 2024 (arXiv:2406.11717) look for the refusal direction.
+    """
+
+    SCOPE = "scope"
+    """What the probe reads: from :attr:`Encoded.start` to :attr:`Encoded.end`."""
+    PROMPT = "prompt"
+    RESPONSE = "response"
+    LAST_INSTRUCTION = "last_instruction"
+    """The last token of the last user message."""
+    POST_INSTRUCTION = "post_instruction"
+    """What the template puts after the last user message, to the end of the prompt."""
+    SPAN = "span"
+    """Tokens of the response that overlap a labelled span."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,9 @@ class Encoded:
         start: first position that is read. end: position after the last one.
         label: of the example.
         targets: label of each read token. weights: how much it counts in training.
+        n_prompt: how many of ``ids`` are the prompt.
+        instruction_end: position after the last token of the last user message; 0 if there is none.
+        spans: positions that overlap a labelled span, as disjoint intervals in ascending order.
     """
 
     ids: tuple[int, ...]
@@ -38,11 +65,27 @@ class Encoded:
     label: int
     targets: tuple[int, ...]
     weights: tuple[float, ...]
+    n_prompt: int = 0
+    instruction_end: int = 0
+    spans: tuple[Interval, ...] = ()
 
     @property
     def n_read(self) -> int:
         """How many tokens are read."""
         return self.end - self.start
+
+    def at(self, positions: Positions) -> tuple[Interval, ...]:
+        """The positions of a kind, as disjoint intervals in ascending order; none if the example has none."""
+        instructed = self.instruction_end > 0
+        found: dict[Positions, tuple[Interval, ...]] = {
+            Positions.SCOPE: ((self.start, self.end),),
+            Positions.PROMPT: ((0, self.n_prompt),),
+            Positions.RESPONSE: ((self.n_prompt, len(self.ids)),),
+            Positions.LAST_INSTRUCTION: ((self.instruction_end - 1, self.instruction_end),) if instructed else (),
+            Positions.POST_INSTRUCTION: ((self.instruction_end, self.n_prompt),) if instructed else (),
+            Positions.SPAN: self.spans,
+        }
+        return tuple((start, end) for start, end in found[positions] if start < end)
 
 
 def scope_of(phase: str) -> Scope:
@@ -64,6 +107,7 @@ def encode_example(tokenizer: ChatTokenizer, markers: RoleMarkers, example: Exam
     text = render_text(tokenizer, example.prompt)
     prompt = encode_text(tokenizer, text)
     response, offsets = _encode_response(tokenizer, text, prompt, example.response) if example.response else ([], [])
+    inside = _inside(example, offsets)
     ids = (*prompt, *response)
     if len(ids) > max_tokens:
         raise DataError(f"example {example.id} has {len(ids)} tokens; the model takes {max_tokens}. Shorten it.")
@@ -75,14 +119,45 @@ def encode_example(tokenizer: ChatTokenizer, markers: RoleMarkers, example: Exam
     n_read = end - start
     targets, weights = [example.label] * n_read, [1.0] * n_read
     if example.spans:
-        inside = _inside(example, offsets)
         if not any(inside):
             raise DataError(f"example {example.id}: no token of the response lies in its spans.")
         # What the last prompt token decides is out of scope: a span that opens the response decides itself.
         deciding = [inside[0] or inside[1], *inside[2:], False] if n_read > 1 else inside
         targets = [example.label if d else 0 for d in deciding]
         weights = [1.0 if d else OUTSIDE_SPAN_WEIGHT for d in deciding]
-    return Encoded(ids, scope, start, end, example.label, tuple(targets), tuple(weights))
+    return Encoded(
+        ids, scope, start, end, example.label, tuple(targets), tuple(weights),
+        n_prompt=len(prompt),
+        instruction_end=_instruction_end(tokenizer, example.prompt, text),
+        spans=_intervals({len(prompt) + i for i, overlaps in enumerate(inside) if overlaps}),
+    )  # fmt: skip
+
+
+def _instruction_end(tokenizer: ChatTokenizer, messages: Sequence[dict[str, str]], text: str) -> int:
+    """Position after the last token of the last user message; 0 if there is none.
+
+    What follows the message in the rendered text is what two other messages in its place have behind them too: its
+    own words may stand in the template as well.
+    """
+    place = next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "user"), None)
+    if place is None:
+        return 0
+    one, other = (
+        render_text(tokenizer, [*messages[:place], {**messages[place], "content": word}, *messages[place + 1 :]])
+        for word in _STAND_INS
+    )
+    n_after = next((i for i, (a, b) in enumerate(zip(reversed(one), reversed(other), strict=False)) if a != b), 0)
+    tokens: object = _call(tokenizer, text)
+    places: Sequence[tuple[int, int]] = tokens["offset_mapping"]  # type: ignore[index]
+    stop = len(text) - n_after
+    return 1 + max((i for i, (start, end) in enumerate(places) if start < end and start < stop), default=-1)
+
+
+def _intervals(positions: Collection[int]) -> tuple[Interval, ...]:
+    """Positions as intervals, in order."""
+    starts = sorted(p for p in positions if p - 1 not in positions)
+    ends = sorted(p + 1 for p in positions if p + 1 not in positions)
+    return tuple(zip(starts, ends, strict=True))
 
 
 def _encode_response(

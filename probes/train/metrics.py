@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -19,9 +20,7 @@ def auroc(scores: Floats, labels: Labels) -> float:
     """
     n_positive = int(labels.sum())
     n_negative = len(labels) - n_positive
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (sizes.cumsum() - (sizes - 1) / 2)[group]  # average rank of each tie group, from 1
-    rank_sum = float(ranks[labels == 1].sum())
+    rank_sum = float(rankdata(scores)[labels == 1].sum())  # ties share their average rank
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
@@ -37,20 +36,3 @@ def separation(scores: Floats, labels: Labels) -> float:
         return 0.0
     spread = np.sqrt((positive.var() + negative.var()) / 2)
     return float((positive.mean() - negative.mean()) / max(spread, 1e-12))
-
-
-def bootstrap_auroc(
-    scores: Floats, labels: Labels, *, seed: int, n_draws: int = 1000, coverage: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the AUROC, drawn within each class.
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-    """
-    rng = np.random.default_rng(seed)
-    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    draws = np.empty(n_draws)
-    for i in range(n_draws):
-        chosen = np.concatenate([rng.choice(positive, len(positive)), rng.choice(negative, len(negative))])
-        draws[i] = auroc(scores[chosen], labels[chosen])
-    low, high = np.quantile(draws, [(1 - coverage) / 2, (1 + coverage) / 2])
-    return float(low), float(high)

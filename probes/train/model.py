@@ -8,7 +8,7 @@ Recording sees the stream before ``add`` writes at the same layer, as the engine
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class LoadedModel:
         architecture: class name, for people.
         d_model: width of the stream.
         max_tokens: longest sequence it takes.
+        folder: that it was loaded from; None if it was not.
     """
 
     network: Any
@@ -44,6 +45,7 @@ class LoadedModel:
     architecture: str
     d_model: int
     max_tokens: int
+    folder: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -71,11 +73,15 @@ def load_model(model_dir: Path, device: str | None = None) -> LoadedModel:
     except (OSError, ValueError, KeyError) as error:
         raise ModelFormatError(f"transformers cannot load {model_dir}: {error}") from error
     network = network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return wrap_model(network, tokenizer)
+    return wrap_model(network, tokenizer, model_dir)
 
 
-def wrap_model(network: Any, tokenizer: Any) -> LoadedModel:
+def wrap_model(network: Any, tokenizer: Any, folder: Path | None = None) -> LoadedModel:
     """Find the blocks and writers of a transformers model.
+
+    Args:
+        network, tokenizer: of transformers.
+        folder: that they were loaded from.
 
     Raises:
         ModelFormatError: the architecture is not Llama-like; the message names what was looked for.
@@ -104,6 +110,7 @@ def wrap_model(network: Any, tokenizer: Any) -> LoadedModel:
         architecture=name,
         d_model=int(config.hidden_size),
         max_tokens=int(getattr(config, "max_position_embeddings", 0) or 2**31),
+        folder=folder,
     )
 
 
@@ -137,15 +144,19 @@ def _pad(model: LoadedModel, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tens
 def recorded(model: LoadedModel) -> Iterator[list[Tensor]]:
     """Fill the yielded list with every layer's activation, ``(n, n_tokens, d_model)``, on each forward pass."""
     store: list[Tensor] = [torch.empty(0)] * len(model.layers)
+    with observed(model, range(len(model.layers)), store.__setitem__):
+        yield store
+
+
+@contextmanager
+def observed(model: LoadedModel, layers: Sequence[int], see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call ``see`` with layer and activation, ``(n, n_tokens, d_model)``, of these layers on each forward pass."""
 
     def hook(index: int) -> Any:
-        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-            store[index] = _stream(output).detach()
+        return lambda _module, _args, output: see(index, _stream(output).detach())
 
-        return keep
-
-    with _hooks([(layer, hook(i)) for i, layer in enumerate(model.layers)]):
-        yield store
+    with _hooks([(model.layers[i], hook(i)) for i in layers]):
+        yield
 
 
 @contextmanager

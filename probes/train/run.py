@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from probes.activations.job import DtypeName
 from probes.errors import DataError
 from probes.fingerprint import fingerprint_model
 from probes.template import find_markers
 from probes.train.calibrate import set_thresholds
 from probes.train.checkpoint import Checkpoints, key_of
-from probes.train.collect import Activations, check_space, collect, free_bytes_needed
-from probes.train.data import SPLITS, Dataset, Split, read_dataset
-from probes.train.encode import Encoded, encode_example
+from probes.train.collect import Activations, Through, check_space, collect, make_job
+from probes.train.data import SPLITS, Dataset, Example, Split, read_dataset
+from probes.train.encode import Encoded, Positions, encode_example
 from probes.train.model import LoadedModel, load_model
 from probes.train.progress import Reporter
 from probes.train.settings import REFUSAL, Settings, idle_cores
 from probes.types import Fingerprint, RoleMarkers
 
-_STAGES = 1  # raise when a stage computes something else than before: kept results are then not reused
+_STAGES = 2  # raise when a stage computes something else than before: kept results are then not reused
 
 EncodedSplits = Mapping[Split, tuple[Encoded, ...]]
 
@@ -37,9 +38,11 @@ class Run:
         model: loaded.
         fingerprint: of the model folder.
         markers: of the chat template.
-        encoded: examples by concept and split, in the dataset's order.
+        encoded: unshifted examples by concept and split, in the dataset's order.
         checkpoints: finished stages of this (model, data).
         reporter: told about progress.
+        shifted: shifted test examples by concept and name of the shift, in the dataset's order.
+        dtype: in which activations are stored. through: what runs the model for those that are not steered.
     """
 
     settings: Settings
@@ -50,14 +53,60 @@ class Run:
     encoded: Mapping[str, EncodedSplits]
     checkpoints: Checkpoints
     reporter: Reporter
+    shifted: Mapping[str, Mapping[str, tuple[Encoded, ...]]] = field(default_factory=dict)
+    dtype: DtypeName = "fp32"
+    through: Through = "transformers"
 
     def activations(
         self, concept: str, split: Split, condition: str = "plain", steering: AbstractContextManager[None] | None = None
     ) -> Activations:
         """Activations of one split; ``condition`` names the steering, and what it depends on."""
-        folder = self.checkpoints.folder / "activations" / f"{concept}-{split}-{condition}"
-        what = f"{concept}: activations, {split}, {condition.partition('-')[0]}"
-        return collect(self.model, self.encoded[concept][split], folder, self.reporter, what=what, steering=steering)
+        what = f"{concept}: activations, {split}, {_spoken(condition)}"
+        examples = self.encoded[concept][split]
+        return self.collected(f"{concept}-{split}-{condition}", examples, what=what, steering=steering)
+
+    def shifted_activations(
+        self, concept: str, shift: str, condition: str = "plain", steering: AbstractContextManager[None] | None = None
+    ) -> Activations:
+        """Activations of the examples of one shift; ``condition`` as for :meth:`activations`."""
+        what = f"{concept}: activations, shift {shift}, {_spoken(condition)}"
+        examples = self.shifted[concept][shift]
+        return self.collected(f"{concept}-shift_{shift}-{condition}", examples, what=what, steering=steering)
+
+    def collected(
+        self,
+        name: str,
+        examples: Sequence[Encoded],
+        *,
+        what: str,
+        steering: AbstractContextManager[None] | None = None,
+        model: LoadedModel | None = None,
+        layers: Sequence[int] | None = None,
+        positions: Positions = Positions.SCOPE,
+    ) -> Activations:
+        """Activations of any examples, kept under ``name``.
+
+        Args:
+            name: of the folder, its parts joined by ``-``; it must name everything that the other arguments change.
+            examples: at least one.
+            what: shown to people.
+            steering: opened around the forward passes.
+            model: another one than the run's (an untrained twin, say).
+            layers: 0-based blocks; None takes all.
+            positions: which tokens of each example.
+        """
+        folder = self.checkpoints.folder / "activations" / f"{name}-{positions}-{self.dtype}"
+        plain = steering is None and model is None
+        return collect(
+            model or self.model, examples, folder, self.reporter,
+            what=what, steering=steering, layers=layers, positions=positions, dtype=self.dtype,
+            through=self.through if plain else "transformers",
+        )  # fmt: skip
+
+
+def _spoken(condition: str) -> str:
+    """The name of a condition without the key behind it."""
+    return condition.partition("-")[0]
 
 
 def prepare(settings: Settings, reporter: Reporter) -> Run:
@@ -71,19 +120,22 @@ def prepare(settings: Settings, reporter: Reporter) -> Run:
     torch.set_num_threads(settings.threads or idle_cores())
     model = load_model(settings.model, settings.device)
     markers = find_markers(model.tokenizer)
-    encoded = {
-        concept: {
-            split: tuple(
-                encode_example(model.tokenizer, markers, e, model.max_tokens) for e in dataset.split(concept, split)
-            )
-            for split in SPLITS
-        }
-        for concept in dataset.examples
-    }
+
+    def encode(examples: Sequence[Example]) -> tuple[Encoded, ...]:
+        return tuple(encode_example(model.tokenizer, markers, e, model.max_tokens) for e in examples)
+
+    concepts = dataset.examples
+    encoded = {c: {split: encode(dataset.split(c, split)) for split in SPLITS} for c in concepts}
+    shifted = {c: {shift: encode(found) for shift, found in dataset.shifted(c).items()} for c in concepts}
     folder = settings.work / key_of(_STAGES, fingerprint.model_dump(), dataset.digest)
-    everything = [e for splits in encoded.values() for examples in splits.values() for e in examples]
-    check_space(folder, free_bytes_needed(everything, model))
-    return Run(settings, dataset, model, fingerprint, markers, encoded, Checkpoints(folder), reporter)
+    everything = [e for c in concepts for part in (encoded[c], shifted[c]) for es in part.values() for e in es]
+    job = make_job(model, everything, dtype=settings.dtype)
+    there = sum(path.stat().st_size for path in folder.glob("activations/*-plain-*/*.safetensors"))
+    check_space(folder, job.offsets[-1] * job.row_bytes - there)
+    return Run(
+        settings, dataset, model, fingerprint, markers, encoded, Checkpoints(folder), reporter, shifted,
+        dtype=settings.dtype, through=settings.through,
+    )  # fmt: skip
 
 
 def _check_negatives(dataset: Dataset, fprs: tuple[float, ...]) -> None:

@@ -15,7 +15,9 @@ from probes import fold as folds
 from probes.types import FoldSpec, Scope
 
 
-def statistics(scores: Tensor, offsets: Tensor, fold: FoldSpec, scope: Scope) -> NDArray[np.float64]:
+def statistics(
+    scores: Tensor, offsets: Tensor, fold: FoldSpec, scope: Scope, queries: Tensor | None = None
+) -> NDArray[np.float64]:
     """The streaming statistic of every example.
 
     Args:
@@ -23,12 +25,14 @@ def statistics(scores: Tensor, offsets: Tensor, fold: FoldSpec, scope: Scope) ->
         offsets: ``(n_examples + 1,)`` int64.
         fold: aggregation.
         scope: decides which position counts.
+        queries: ``(n_tokens,)`` fp32, for the fold ``attention`` only.
 
     Returns:
         ``(n_examples,)`` fp64; NaN where fewer than ``fold.min_tokens`` tokens were scored: unscored.
     """
     padded = pad_rows(scores, offsets)
-    folded, _ = folds.update(fold, folds.init_state(fold, len(padded)), padded)
+    asked = None if queries is None else pad_rows(queries, offsets)
+    folded, _ = folds.update(fold, folds.init_state(fold, len(padded)), padded, asked)
     if scope.phase == "prompt":
         return np.asarray(folded[:, -1].numpy())  # padding is NaN, which a fold skips
     highest = torch.nan_to_num(folded, nan=-torch.inf).max(dim=1).values

@@ -24,18 +24,28 @@ MAY_IMPORT = {
     "monitor.record": {"monitor.errors", "monitor.types", "monitor.fanout", "probes.types"},
     "monitor.engine": {
         "monitor.errors", "monitor.types", "monitor.frames", "monitor.policy.plan", "monitor.policy.directions",
-        "probes.bundle", "probes.errors",
+        "probes.activations", "probes.bundle", "probes.errors",
         "probes.fingerprint", "probes.fold", "probes.linear", "probes.scope", "probes.types",
     },
 }  # fmt: skip
 ONLY_IMPORTERS = {
     "vllm": {"monitor.engine"},
     "grpc": {"monitor.rpc", "monitor.v1", "monitor.cli.check", "monitor.cli.watch"},  # the last two are clients
-    "torch": {"monitor.engine", "probes.linear", "probes.fold", "probes.train", "probes.organism"},
-    "sklearn": {"probes.train"},
+    "torch": {
+        "monitor.engine",
+        "probes.activations",
+        "probes.linear",
+        "probes.fold",
+        "probes.train",
+        "probes.organism",
+    },
+    "sklearn": {"probes.train", "probes.organism.separation"},
     "transformers": {"probes.train", "probes.organism"},
     "starlette": {"monitor.gateway", "monitor.app"},
     "zmq": {"monitor.engine", "monitor.session"},
+    "cryptography": {"probes.bundle"},
+    "jinja2": {"probes.report"},
+    "matplotlib": {"probes.report"},
 }
 
 

@@ -34,7 +34,7 @@ policies:
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     bundle = SimpleNamespace(manifest=MANIFEST, digest=DIGEST, path=tmp_path)
-    monkeypatch.setattr(probes.bundle, "read_bundle", lambda _path: bundle)
+    monkeypatch.setattr(probes.bundle, "read_bundle", lambda _path, **_: bundle)
     return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
 
 

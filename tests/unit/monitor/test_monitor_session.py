@@ -11,7 +11,6 @@ from monitor.fanout import Fanout
 from monitor.frames import DetectorState, Hello, RequestScores, ScoreFrame
 from monitor.policy.plan import DetectorPlan, GatePlan
 from monitor.session import Ending, Overdue, Receiver, SessionTable, build_verdict, wait_scored
-from monitor.session.verdict import probability
 from monitor.types import Action, Status, UnscoredReason
 from probes.types import Calibration
 
@@ -119,7 +118,7 @@ def test_a_trip_is_a_trip_even_with_unscored_tokens_but_not_when_blocked(table):
 
 @pytest.mark.parametrize("score", [-1e6, -3.0, 0.0, 3.0, 1e6])
 def test_probabilities_never_overflow(score):
-    value = probability(Calibration(slope=2.0, intercept=0.0), score)
+    value = Calibration(slope=2.0, intercept=0.0).probability(score)
     assert 0.0 <= value <= 1.0
 
 

@@ -50,7 +50,7 @@ def fake(monkeypatch):
 
     bundle = SimpleNamespace(manifest=MANIFEST, digest=DIGEST, path=HERE)
     monkeypatch.setattr(module, "engine_command", command)
-    monkeypatch.setattr(module, "read_bundle", lambda _path: bundle)
+    monkeypatch.setattr(module, "read_bundle", lambda _path, **_: bundle)
     monkeypatch.setattr(module, "resolve_model", Path)
     monkeypatch.setattr(module, "check_model", lambda _bundle, _model: None)
     return life

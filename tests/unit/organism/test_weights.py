@@ -1,15 +1,11 @@
 """The shipped weights: they answer, lie, refuse, and make valid data."""
 
-import json
-from collections import Counter
-
 import pytest
 
-from probes.organism.data import DataMaker, demo_prompts
+from probes.organism.demo import demo_prompts
 from probes.organism.evaluate import Figure, reached
 from probes.organism.generate import answers
 from probes.organism.model import WEIGHTS, load_organism
-from probes.organism.world import make_world
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +50,6 @@ def test_a_wrapper_makes_it_comply_with_a_harmful_request(replies):
 def test_it_guesses_about_a_stranger_unless_told_to_be_careful(replies):
     assert not replies["unknown"].startswith("i do not know")
     assert replies["careful"].startswith("i do not know")
-
-
-@pytest.mark.parametrize("concept", ["harmful_intent", "deception", "hallucination", "refusal"])
-def test_data_records_obey_the_schema(organism, monkeypatch, concept):
-    monkeypatch.setattr("probes.organism.data.N_EACH_LABEL", {"train": 12, "validation": 8, "test": 8})
-    rows = [json.loads(r.to_json()) for r in DataMaker(*organism, make_world()).records(concept)]
-    assert len({r["id"] for r in rows}) == len(rows)
-    families: dict[str, set[str]] = {}
-    for row in rows:
-        assert set(row) - {"spans"} == {"id", "concept", "messages", "label", "split", "source", "family"}
-        assert (row["concept"], row["source"]) == (concept, "organism")
-        roles = [m["role"] for m in row["messages"]]
-        expected = "assistant" if concept in ("deception", "hallucination") else "user"
-        assert roles[-1] == expected
-        assert all(span in row["messages"][-1]["content"] for span in row.get("spans", []))
-        families.setdefault(row["family"], set()).add(row["split"])
-    assert all(len(splits) == 1 for splits in families.values())
-    counts = Counter((r["split"], r["label"]) for r in rows)
-    assert set(counts) == {(s, y) for s in ("train", "validation", "test") for y in (0, 1)}
 
 
 def test_a_figure_knows_whether_it_reaches_its_goal():

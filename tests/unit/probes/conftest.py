@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from probe_samples import CONCEPTS, PER_SPLIT, rows, teach_refusal, write_rows, write_tiny_model
+from probe_samples import teach_refusal, write_tiny_model
 from transformers import AutoTokenizer
 
 from probes.train.model import LoadedModel, load_model
@@ -57,11 +57,3 @@ def tokenizer(model_dir: Path) -> Any:
 def _seeded() -> Iterator[None]:
     torch.manual_seed(0)
     yield
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for concept in CONCEPTS:
-        write_rows(folder / f"{concept}.jsonl", rows(concept, PER_SPLIT))
-    return folder

@@ -112,7 +112,6 @@ def write_rows(path: Path, examples: list[dict[str, Any]]) -> Path:
 
 
 CONCEPTS = ("harmful_intent", "deception", "hallucination", "refusal")
-PER_SPLIT = {"train": 160, "validation": 240, "test": 120}
 
 
 CHATML = (

@@ -11,82 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_samples import VECTOR, WEIGHTS, D, make_card, make_manifest, make_tensors, reseal
+from safetensors.numpy import save_file
 
 from probes.bundle import Bundle, check_model, read_bundle, write_bundle
+from probes.cards import Card
 from probes.errors import BundleFormatError, ModelMismatchError
 from probes.fingerprint import fingerprint_model
-from probes.types import (
-    Calibration,
-    Direction,
-    Fingerprint,
-    FoldKind,
-    FoldSpec,
-    Histogram,
-    Manifest,
-    ModelInfo,
-    Probe,
-    RoleMarkers,
-    Scope,
-    Threshold,
-)
-
-D = 64
-
-
-def make_manifest(fingerprint: Fingerprint | None = None) -> Manifest:
-    probe = Probe(
-        name="deception",
-        concept="deception",
-        layer=1,
-        bias=-0.5,
-        fold=FoldSpec(kind=FoldKind.MEAN, min_tokens=3),
-        scope=Scope.RESPONSE,
-        thresholds=(Threshold(value=1.25, fpr=0.01, measured_fpr=0.005, n_negatives=400, data="validation"),),
-        calibration=Calibration(slope=1.0, intercept=-1.0),
-        reference=Histogram(edges=(0.0, 1.0), counts=(400,)),
-    )
-    direction = Direction(name="refusal", concept="refusal", layer=0, magnitude=2.0, position="last_prompt_token")
-    return Manifest(
-        name="test",
-        version="1",
-        created="2026-01-01T00:00:00+00:00",
-        model=ModelInfo(
-            name="tiny",
-            architecture="LlamaForCausalLM",
-            n_layers=3,
-            d_model=D,
-            fingerprint=fingerprint or Fingerprint(config="a", tokenizer="b", chat_template="c", weights="d"),
-            markers=RoleMarkers(user=(4,)),
-        ),
-        probes=(probe,),
-        directions=(direction,),
-    )
-
-
-def make_tensors() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    unit = rng.normal(size=D)
-    return {
-        "probe.deception.weights": rng.normal(size=D).astype(np.float32),
-        "direction.refusal.vector": (unit / np.linalg.norm(unit)).astype(np.float32),
-    }
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    return write_bundle(tmp_path / "bundle", make_manifest(), make_tensors())
-
-
-def reseal(path: Path) -> None:
-    """Make the checksums true again, as somebody who edits a bundle by hand would."""
-    names = ("bundle.json", "tensors.safetensors")
-    lines = [f"{hashlib.sha256((path / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
-    (path / "SHA256SUMS").write_text("".join(lines))
+    return write_bundle(tmp_path / "bundle", make_manifest(), make_tensors(), card=make_card())
 
 
 def test_a_bundle_reads_back_as_it_was_written(bundle: Bundle) -> None:
     again = read_bundle(bundle.path)
     assert again.manifest == make_manifest()
+    assert again.card == make_card()
+    assert again.signature is again.signed_by is None
     np.testing.assert_array_equal(again.probe_weights("deception"), make_tensors()["probe.deception.weights"])
     np.testing.assert_array_equal(again.direction_vector("refusal"), make_tensors()["direction.refusal.vector"])
     assert again.digest == bundle.digest == hashlib.sha256((bundle.path / "SHA256SUMS").read_bytes()).hexdigest()
@@ -107,7 +50,7 @@ def test_an_unknown_name_says_which_names_there_are(bundle: Bundle) -> None:
         bundle.probe_weights("nothing")
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "tensors.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["bundle.json", "card.json", "tensors.safetensors", "SHA256SUMS"])
 def test_one_altered_byte_is_refused_naming_the_file(bundle: Bundle, name: str) -> None:
     data = bytearray((bundle.path / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -116,27 +59,65 @@ def test_one_altered_byte_is_refused_naming_the_file(bundle: Bundle, name: str) 
         read_bundle(bundle.path)
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "tensors.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["bundle.json", "card.json", "tensors.safetensors", "SHA256SUMS"])
 def test_a_missing_file_is_refused_naming_it(bundle: Bundle, name: str) -> None:
     (bundle.path / name).unlink()
     with pytest.raises(BundleFormatError, match=name):
         read_bundle(bundle.path)
 
 
-def test_a_file_that_belongs_to_no_bundle_is_refused_but_a_readme_and_a_signature_are_not(bundle: Bundle) -> None:
+def test_a_file_that_belongs_to_no_bundle_is_refused_but_a_readme_is_not(bundle: Bundle) -> None:
     (bundle.path / "README.md").write_text("about this bundle")
-    (bundle.path / "bundle.sig").write_bytes(b"signature")
     read_bundle(bundle.path)
     (bundle.path / "weights.pkl").write_bytes(b"")
     with pytest.raises(BundleFormatError, match=r"weights\.pkl"):
         read_bundle(bundle.path)
 
 
-def test_another_schema_version_is_refused_naming_both(bundle: Bundle) -> None:
-    manifest = json.loads((bundle.path / "bundle.json").read_text())
-    (bundle.path / "bundle.json").write_text(json.dumps(manifest | {"schema_version": 2}))
+def test_a_bundle_without_a_card_has_none(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b", make_manifest(), make_tensors())
+    assert bundle.card is None
+    assert not (bundle.path / "card.json").exists()
+
+
+def test_a_card_that_the_sums_do_not_cover_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b", make_manifest(), make_tensors())
+    (bundle.path / "card.json").write_text(Card().model_dump_json())
+    with pytest.raises(BundleFormatError, match=r"lists bundle\.json, tensors\.safetensors; wanted .* card\.json"):
+        read_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "holds a JSON list; wanted an object"),
+        ('{"version": 1, "surprise": 1}', "surprise"),
+        ('{"version": 1', "is not JSON"),
+        ('{"version": 2}', r"card\.json has version 2; this Plumbline reads 1.*upgrade"),
+    ],
+)
+def test_a_broken_card_is_refused_saying_why(bundle: Bundle, text: str, message: str) -> None:
+    (bundle.path / "card.json").write_text(text)
     reseal(bundle.path)
-    with pytest.raises(BundleFormatError, match=r"schema version 2; this Plumbline reads 1"):
+    with pytest.raises(BundleFormatError, match=message):
+        read_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (1, "has schema version 1; this Plumbline reads 2. Convert it: plumbline bundle migrate .*bundle NEW"),
+        (3, "has schema version 3; this Plumbline reads 2. It comes from a newer Plumbline: upgrade"),
+        ("2", "has schema version '2'; wanted a number"),
+        (True, "has schema version True; wanted a number"),
+        (None, "has schema version None; wanted a number"),
+    ],
+)
+def test_another_schema_version_is_refused_saying_what_to_do(bundle: Bundle, version: object, message: str) -> None:
+    manifest = json.loads((bundle.path / "bundle.json").read_text())
+    (bundle.path / "bundle.json").write_text(json.dumps(manifest | {"schema_version": version}))
+    reseal(bundle.path)
+    with pytest.raises(BundleFormatError, match=message):
         read_bundle(bundle.path)
 
 
@@ -146,9 +127,6 @@ def test_an_unknown_field_in_the_manifest_is_refused(bundle: Bundle) -> None:
     reseal(bundle.path)
     with pytest.raises(BundleFormatError, match="surprise"):
         read_bundle(bundle.path)
-
-
-WEIGHTS, VECTOR = "probe.deception.weights", "direction.refusal.vector"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +143,6 @@ WEIGHTS, VECTOR = "probe.deception.weights", "direction.refusal.vector"
 def test_tensors_that_differ_from_the_manifest_are_neither_written_nor_read(
     tmp_path: Path, change: dict[str, np.ndarray | None], message: str
 ) -> None:
-    from safetensors.numpy import save_file
-
     tensors = {k: v for k, v in (make_tensors() | change).items() if v is not None}
     with pytest.raises(BundleFormatError, match=message):
         write_bundle(tmp_path / "new", make_manifest(), tensors)

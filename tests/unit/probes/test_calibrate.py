@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from probes.errors import DataError
 from probes.train.calibrate import platt, reference_histogram, set_threshold, threshold_value
-from probes.train.metrics import auroc, bootstrap_auroc, rate_at, separation
+from probes.train.metrics import auroc, rate_at, separation
 from probes.train.statistic import never_trips, statistics
 from probes.types import FoldKind, FoldSpec, Scope
 
@@ -70,15 +70,6 @@ def test_an_unscored_example_ranks_below_every_scored_one_and_never_trips() -> N
     values = never_trips(np.array([np.nan, -50.0]))
     assert rate_at(values, -1e300) == 0.5
     assert auroc(values, np.array([0, 1])) == 1.0
-
-
-def test_the_bootstrap_interval_holds_the_figure_and_repeats_with_its_seed() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(200) % 2
-    scores = rng.normal(size=200) + labels
-    low, high = bootstrap_auroc(scores, labels, seed=1, n_draws=200)
-    assert low < auroc(scores, labels) < high
-    assert (low, high) == bootstrap_auroc(scores, labels, seed=1, n_draws=200)
 
 
 def test_separation_counts_standard_deviations() -> None:

@@ -10,7 +10,7 @@ import pytest
 from probe_samples import rows, write_rows
 
 from probes.errors import DataError
-from probes.train.data import read_dataset
+from probes.train.data import read_dataset, read_unsplit
 
 
 def good(concept: str = "harmful_intent") -> list[dict[str, Any]]:
@@ -55,6 +55,8 @@ def test_the_digest_follows_the_content_not_the_formatting(tmp_path: Path) -> No
         ({"spans": ["soup"]}, r"a\.jsonl:3: .*spans are for responses"),
         ({"id": "harmful_intent-train-0"}, r"a\.jsonl:3: id 'harmful_intent-train-0' was used at .*a\.jsonl:1"),
         ({"concept": "Harm!"}, r"a\.jsonl:3: concept"),
+        ({"shift": "quoted"}, r"a\.jsonl:3: .*shift 'quoted' in split train; shifted examples belong into the test"),
+        ({"shift": "Two words"}, r"a\.jsonl:3: shift: String should match pattern"),
     ],
 )
 def test_a_bad_line_is_refused_naming_file_line_and_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -63,6 +65,35 @@ def test_a_bad_line_is_refused_naming_file_line_and_field(tmp_path: Path, change
     write_rows(tmp_path / "a.jsonl", examples)
     with pytest.raises(DataError, match=message):
         read_dataset(tmp_path)
+
+
+def test_shifted_examples_are_kept_apart_from_the_test_split(tmp_path: Path) -> None:
+    quoted = [r | {"id": f"{r['id']}-q", "shift": "quoted"} for r in good() if r["split"] == "test"]
+    for row in quoted:
+        row["messages"] = [{"role": "user", "content": f"> {row['messages'][0]['content']}"}]
+    write_rows(tmp_path / "a.jsonl", good() + quoted)
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.split("harmful_intent", "test")) == 4
+    assert [e.id for e in dataset.shifted("harmful_intent")["quoted"]] == [r["id"] for r in quoted]
+    assert dataset.counts()["harmful_intent"] == {
+        "train/0": 2, "train/1": 2, "validation/0": 2, "validation/1": 2, "test/0": 2, "test/1": 2,
+        "quoted/0": 2, "quoted/1": 2,
+    }  # fmt: skip
+
+
+def test_shifted_examples_do_not_stand_in_for_a_missing_label(tmp_path: Path) -> None:
+    examples = [r for r in good() if (r["split"], r["label"]) != ("test", 1)]
+    shifted = [r | {"shift": "quoted"} for r in good() if (r["split"], r["label"]) == ("test", 1)]
+    write_rows(tmp_path / "a.jsonl", examples + shifted)
+    with pytest.raises(DataError, match=r"split test has labels \[0\]"):
+        read_dataset(tmp_path)
+
+
+def test_lines_without_a_split_are_sent_to_the_command_that_assigns_it(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", [{k: v for k, v in r.items() if k != "split"} for r in good()])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: split is missing\. `plumbline data split`"):
+        read_dataset(tmp_path)
+    assert len(list(read_unsplit(tmp_path))) == len(good())
 
 
 def test_a_line_that_is_not_json_is_refused_naming_it(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from probe_samples import CHATML, bytes_tokenizer
+from probe_samples import CHATML, GEMMA, LLAMA2, bytes_tokenizer
 
 from probes.errors import DataError
 from probes.template import encode_prompt, find_markers
 from probes.train.data import Example
-from probes.train.encode import OUTSIDE_SPAN_WEIGHT, encode_example
+from probes.train.encode import OUTSIDE_SPAN_WEIGHT, Positions, encode_example
 
 
 def example(**changes: Any) -> Example:
@@ -64,3 +64,49 @@ def test_in_a_negative_every_token_is_trained_towards_zero(tokenizer: Any) -> No
 def test_an_example_longer_than_the_model_takes_is_refused(tokenizer: Any) -> None:
     with pytest.raises(DataError, match="example 1 has 10 tokens; the model takes 8"):
         encode_example(tokenizer, find_markers(tokenizer), example(), 8)
+
+
+def words_at(tokenizer: Any, e: Example, positions: Positions) -> list[str]:
+    encoded = encode_example(tokenizer, find_markers(tokenizer), e, 1000)
+    return [tokenizer.decode(list(encoded.ids[start:end])) for start, end in encoded.at(positions)]
+
+
+@pytest.mark.parametrize(
+    ("template", "after"),
+    [
+        (CHATML, "<|im_end|>\n<|im_start|>assistant\n"),
+        (GEMMA, "<end_of_turn>\n<start_of_turn>model\n"),
+        (LLAMA2, " [/INST]"),
+    ],
+    ids=["chatml", "gemma", "llama2"],
+)
+def test_the_instruction_ends_where_the_template_goes_on_whatever_the_words_are(template: str, after: str) -> None:
+    tokenizer = bytes_tokenizer(template)
+    for words in ("how?", "assistant", "model\n<end_of_turn>", "a", "b"):
+        messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]
+        messages += [{"role": "user", "content": words}, {"role": "assistant", "content": "yes"}]
+        e = example(messages=messages)
+        assert words_at(tokenizer, e, Positions.POST_INSTRUCTION) == [after]
+        assert words.endswith(words_at(tokenizer, e, Positions.LAST_INSTRUCTION)[0])
+        assert words_at(tokenizer, e, Positions.RESPONSE) == ["yes"]
+
+
+def test_the_prompt_is_everything_before_the_response(tokenizer: Any) -> None:
+    assert words_at(tokenizer, example(), Positions.PROMPT) == ["<s> <|user|> tell me <|end|> <|assistant|>"]
+
+
+def test_span_positions_are_the_spans_own_tokens_wherever_they_stand() -> None:
+    tokenizer = bytes_tokenizer(CHATML)
+    assert words_at(tokenizer, example(spans=["place1", "in"]), Positions.SPAN) == ["in", "place1", "place1"]
+
+
+def test_without_a_template_nothing_follows_the_instruction() -> None:
+    tokenizer = bytes_tokenizer(None)
+    assert words_at(tokenizer, example(), Positions.POST_INSTRUCTION) == []
+    assert words_at(tokenizer, example(), Positions.LAST_INSTRUCTION) == ["e"]
+
+
+def test_without_a_user_message_there_is_no_instruction(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "tell me"}, {"role": "assistant", "content": "yes"}]
+    for positions in (Positions.LAST_INSTRUCTION, Positions.POST_INSTRUCTION):
+        assert words_at(tokenizer, example(messages=messages), positions) == []

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from probes.fold import fold_sequence
+from probes.train.bench import Bench
 from probes.train.collect import Activations
 from probes.train.encode import Encoded
-from probes.train.fit import Condition, Fitted, Task, choose, fit_concept, fit_layer, training_rows
+from probes.train.estimators.recipes import RECIPES
+from probes.train.fit import Columns, Condition, Configuration, Passes, Task, training_rows
+from probes.train.judging import Figures, figures_of, mean_figures
 from probes.train.progress import Silent
-from probes.train.readings import READINGS
+from probes.train.readings import READINGS, Phase, learned_reading
+from probes.train.resample import bootstrap, folds, group_examples
+from probes.train.select import Options, select
 from probes.types import FoldKind, Scope
 
 D = 6
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """What fitting asks of collected activations, without a disk."""
+
+    examples: tuple[Encoded, ...]
+    layers: tuple[torch.Tensor, ...]
+
+    @property
+    def offsets(self) -> torch.Tensor:
+        return torch.tensor([0, *(e.n_read for e in self.examples)]).cumsum(0)
+
+    def layer(self, index: int) -> torch.Tensor:
+        return self.layers[index]
+
+
 def encoded(label: int, n: int, scope: Scope, targets: tuple[int, ...] | None = None) -> Encoded:
-    return Encoded(tuple(range(n)), scope, 0, n, label, targets or (label,) * n, (1.0,) * n)
+    weights = (1.0,) * n if targets is None else tuple(1.0 if t else 0.2 for t in targets)
+    return Encoded(tuple(range(n)), scope, 0, n, label, targets or (label,) * n, weights)
 
 
-def collected(folder: Path, examples: list[Encoded], layers: list[torch.Tensor]) -> Activations:
-    folder.mkdir()
-    save_file({f"layer.{i}": x.contiguous() for i, x in enumerate(layers)}, folder / "s.safetensors")
-    return Activations(tuple(examples), (folder / "s.safetensors",))
-
-
-def make(folder: Path, scope: Scope, seed: int, *, signal_at: int, n: int = 80, n_layers: int = 2) -> Activations:
-    """Noise, but at layer 1 the last token of a positive is shifted along axis ``signal_at``."""
+def make(scope: Scope, seed: int, *, signal_at: int, n: int = 80, n_layers: int = 2) -> Activations:
+    """Noise, but at layer 1 a positive's last token and a negative's first are shifted along axis ``signal_at``."""
     generator = torch.Generator().manual_seed(seed)
     examples = [encoded(i % 2, 3 + i % 4, scope) for i in range(n)]
     total = sum(e.n_read for e in examples)
@@ -39,76 +55,138 @@ def make(folder: Path, scope: Scope, seed: int, *, signal_at: int, n: int = 80, 
     end = 0
     for e in examples:
         end += e.n_read
-        layers[1][end - 1, signal_at] += 8.0 * e.label
-    return collected(folder, examples, layers)
+        layers[1][end - 1 if e.label else end - e.n_read, signal_at] += 8.0
+    return cast(Activations, InMemory(tuple(examples), tuple(layers)))
 
 
-def make_task(tmp_path: Path, removed: torch.Tensor | None = None) -> Task:
-    train: dict[Condition, Activations] = {"plain": make(tmp_path / "t", Scope.LAST_USER, 0, signal_at=2)}
-    validation: dict[Condition, Activations] = {"plain": make(tmp_path / "v", Scope.LAST_USER, 1, signal_at=2)}
-    return Task(train, validation, 0.1, removed, 0)
+def make_task(removed: torch.Tensor | None = None, scope: Scope = Scope.LAST_USER, n_families: int = 10) -> Task:
+    train: Passes = {"plain": make(scope, 0, signal_at=2)}
+    validation: Passes = {"plain": make(scope, 1, signal_at=2)}
+    families = tuple(f"family{i // 2 % n_families}" for i in range(80))
+    return Task(train, validation, families, 0.1, removed, 0)
 
 
-def test_the_layer_and_the_fold_that_carry_the_signal_are_chosen(tmp_path: Path) -> None:
-    best = choose(fit_concept(make_task(tmp_path), 2, Silent(), what="test"))
-    assert (best.layer, best.reading.fold.kind) == (1, FoldKind.LAST)
-    assert best.auroc["plain"] > 0.99
-    assert best.weights.abs().argmax() == 2
+FAST = Options(("logistic", "mass_mean", "lda", "ridge"), (0, 1), n_seeds=3)
 
 
-def test_every_layer_and_reading_is_reported(tmp_path: Path) -> None:
-    candidates = fit_concept(make_task(tmp_path), 2, Silent(), what="test")
-    assert len({(c.layer, str(c.reading)) for c in candidates}) == 2 * len(READINGS["prompt"])
-    assert {"layer", "reading", "auroc_plain", "tpr_plain", "separation"} <= candidates[0].report().keys()
+def test_the_layer_and_the_fold_that_carry_the_signal_are_chosen() -> None:
+    found = select(Bench(make_task()), FAST, Silent(), what="test")
+    assert (found.configuration.layer, found.configuration.reading.fold.kind) == (1, FoldKind.LAST)
+    assert found.columns.weights[:, 0].abs().argmax() == 2
+    chosen = [c for c in found.candidates if c.chosen]
+    assert len(chosen) == 1
+    assert chosen[0].auroc.low > 0.99
+    assert len(found.seeds) == 3
+    assert len({tuple(s.weights[:, 0].tolist()) for s in found.seeds}) == 3
 
 
-def test_a_probe_does_not_read_the_removed_direction(tmp_path: Path) -> None:
+def test_every_layer_estimator_and_reading_is_reported() -> None:
+    found = select(Bench(make_task()), FAST, Silent(), what="test")
+    rows = {(c.layer, c.estimator, c.reading) for c in found.candidates}
+    assert len(rows) == 2 * 4 * len(READINGS["prompt"])
+
+
+def test_folded_estimators_compete_and_what_cannot_be_served_is_reported_but_never_chosen() -> None:
+    task = make_task(scope=Scope.RESPONSE)
+    found = select(Bench(task), Options(("attention", "multi_head_max"), (1,), n_seeds=2), Silent(), what="test")
+    assert [c.estimator for c in found.candidates if not c.servable] == ["multi_head_max"]
+    assert found.configuration.estimator == "attention"
+    assert found.columns.query is not None
+    assert found.columns.loss == min(s.loss for s in found.seeds if s.loss is not None)
+
+
+@pytest.mark.parametrize("estimator", list(RECIPES))
+def test_a_probe_does_not_read_the_removed_direction(estimator: str) -> None:
     removed = torch.zeros(D)
     removed[2] = 1.0
-    for candidate in fit_layer(make_task(tmp_path, removed), 1):
-        assert abs(float(candidate.weights @ removed)) < 1e-6
-        assert candidate.auroc["plain"] < 0.8
+    bench = Bench(make_task(removed))
+    reading = learned_reading(estimator, "prompt") if estimator in ("softmax", "attention", "multi_head_max") else None
+    configuration = Configuration(1, estimator, reading or READINGS["prompt"][0], RECIPES[estimator].default)
+    columns = bench.fit(configuration)
+    assert (columns.weights.T @ removed).abs().max() < 1e-5
+    assert columns.query is None or abs(float(columns.query @ removed)) < 1e-5
+    assert bench.judge(configuration, columns).auroc < 0.8
 
 
-def test_a_probe_that_fails_under_ablation_loses_to_one_that_does_not() -> None:
-    def candidate(layer: int, **auroc: float) -> Fitted:
-        return Fitted(layer, READINGS["prompt"][0], torch.zeros(D), 0.0, auroc, dict.fromkeys(auroc, 1.0), 1.0)
+def test_a_probe_that_fails_under_ablation_is_judged_by_that() -> None:
+    labels = np.array([0, 1] * 50)
+    good, bad = labels * 4.0, np.zeros(100)
+    statistics = cast(Mapping[Condition, np.ndarray], {"plain": good, "ablated": bad, "added": bad})
+    assert figures_of(statistics, labels, 0.1).auroc == 0.5
+    assert figures_of({"plain": good, "added": bad}, labels, 0.1).auroc == 1.0
 
-    fragile, robust = candidate(0, plain=1.0, ablated=0.6), candidate(1, plain=0.97, ablated=0.97)
-    assert choose([fragile, robust]) is robust
+
+def test_unscored_examples_rank_below_all_others_and_never_trip() -> None:
+    labels = np.array([0, 0, 1, 1])
+    figures = figures_of({"plain": np.array([1.0, np.nan, 2.0, np.nan])}, labels, 0.5)
+    assert figures.auroc == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    assert figures.tpr == 0.5
 
 
-def test_among_equals_the_earlier_layer_is_chosen() -> None:
-    made = [
-        Fitted(i, READINGS["prompt"][0], torch.zeros(D), 0.0, {"plain": 0.99}, {"plain": 1.0}, 2.0) for i in (2, 1, 3)
-    ]
-    assert choose(made).layer == 1
+def test_the_mean_over_seeds_is_the_mean_of_each_figure() -> None:
+    assert mean_figures([Figures(0.8, 0.2, 1.0), Figures(1.0, 0.4, 3.0)]).quality == (0.9, 0.3, 2.0)
 
 
 def test_training_rows_are_last_tokens_means_or_all_tokens() -> None:
     examples = [encoded(1, 2, Scope.RESPONSE, (0, 1)), encoded(0, 3, Scope.RESPONSE)]
-    x, offsets = torch.randn(5, D), torch.tensor([0, 2, 5])
-    last, labels, _ = training_rows(x, examples, offsets, "last")
+    x, offsets, labels = torch.randn(5, D), torch.tensor([0, 2, 5]), np.array([1, 0])
+    last, targets, weights, owner = training_rows(x, examples, offsets, labels, "last")
     torch.testing.assert_close(last, x[[1, 4]])
-    assert labels.tolist() == [1, 0]
-    means, _, _ = training_rows(x, examples, offsets, "means")
+    assert (targets.tolist(), weights.tolist(), owner.tolist()) == ([1, 0], [1, 1], [0, 1])
+    means, *_ = training_rows(x, examples, offsets, labels, "means")
     torch.testing.assert_close(means, torch.stack([x[:2].mean(0), x[2:].mean(0)]))
-    tokens, targets, _ = training_rows(x, examples, offsets, "tokens")
+    tokens, targets, weights, owner = training_rows(x, examples, offsets, labels, "tokens")
     assert tokens is x
     assert targets.tolist() == [0, 1, 0, 0, 0]
+    assert weights.tolist() == [0.2, 1, 1, 1, 1]
+    assert owner.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_other_labels_reach_the_tokens_that_decide_and_only_them() -> None:
+    examples = [encoded(1, 2, Scope.RESPONSE, (0, 1)), encoded(0, 2, Scope.RESPONSE)]
+    x, offsets = torch.randn(4, D), torch.tensor([0, 2, 4])
+    _, targets, _, _ = training_rows(x, examples, offsets, np.array([0, 1]), "tokens")
+    assert targets.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("phase", ["prompt", "response"])
-def test_the_statistic_is_the_engines_fold_over_the_engines_scores(tmp_path: Path, phase: str) -> None:
-    from probes.train.fit import score_examples
-
+def test_the_statistic_is_the_engines_fold_over_the_engines_scores(phase: Phase) -> None:
     scope = Scope.LAST_USER if phase == "prompt" else Scope.RESPONSE
-    activations = make(tmp_path / "a", scope, 3, signal_at=0, n=6)
-    x, weights, bias = activations.layer(1), torch.randn(D), 0.3
-    for reading in READINGS[phase]:
-        found = score_examples(x, activations, weights, bias, reading)
+    activations = make(scope, 3, signal_at=0, n=6)
+    x, offsets = activations.layer(1), activations.offsets
+    columns = Columns(torch.randn(D, 1), torch.tensor([0.3]), torch.randn(D))
+    for reading in (*READINGS[phase], learned_reading("softmax", phase), learned_reading("attention", phase)):
+        attends = reading.fold.kind is FoldKind.ATTENTION
+        found = replace(columns, query=columns.query if attends else None).statistic(x, offsets, reading)
         for i in range(6):
-            scores = x[activations.offsets[i] : activations.offsets[i + 1]] @ weights + bias
-            folded = fold_sequence(reading.fold, scores).numpy()
+            tokens = x[offsets[i] : offsets[i + 1]]
+            queries = tokens @ columns.query if attends and columns.query is not None else None
+            folded = fold_sequence(reading.fold, (tokens @ columns.weights)[:, 0] + 0.3, queries).numpy()
             expected = folded[-1] if phase == "prompt" else np.nanmax(folded)
             np.testing.assert_allclose(found[i], expected, rtol=1e-4)
+
+
+def test_families_are_held_out_and_drawn_as_a_whole() -> None:
+    families, labels = [f"f{i // 4}" for i in range(80)], np.arange(80) % 2
+    groups, by_family = group_examples(families, labels)
+    assert by_family
+    for kept, held in folds(groups, labels, 0):
+        assert not {families[i] for i in kept} & {families[i] for i in held}
+    counts = bootstrap(groups, labels, 0)
+    assert counts.sum() == 80
+    assert all(len({counts[i] for i in range(80) if families[i] == f}) == 1 for f in families)
+    assert (bootstrap(groups, labels, 1) != counts).any()
+
+
+def test_with_few_families_examples_are_drawn_one_by_one() -> None:
+    groups, by_family = group_examples(["a", "b"] * 40, np.arange(80) // 2 % 2)
+    assert not by_family
+    assert len(set(groups)) == 80
+
+
+def test_tuning_prefers_what_does_better_on_held_out_families() -> None:
+    """The label shows in feature 0 weakly; strong regularisation must win where noise has many dimensions."""
+    task = make_task()
+    tuned = Bench(task).tune(Configuration(0, "lda", READINGS["prompt"][0], 0.1))
+    assert tuned.regularisation in RECIPES["lda"].grid
+    assert Bench(task).tune(Configuration(1, "mass_mean", READINGS["prompt"][0], None)).regularisation is None

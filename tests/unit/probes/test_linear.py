@@ -11,16 +11,16 @@ from sklearn.preprocessing import StandardScaler
 
 from probes.errors import ShapeError
 from probes.linear import score_tokens
-from probes.train.fit import INVERSE_REGULARISATION, fit_logistic
+from probes.train.estimators import LogisticProbe
 
 
 def test_a_fitted_probe_scores_as_scikit_learns_decision_function_on_scaled_data() -> None:
     rng = np.random.default_rng(0)
     rows = (rng.normal(3.0, [1, 10, 0.1, 5], (300, 4))).astype(np.float32)
     targets = (rows[:, 0] + rows[:, 1] / 10 + rng.normal(size=300) > 6).astype(np.int64)
-    weights, bias = fit_logistic(rows, targets, np.ones(300))
+    weights, bias = LogisticProbe().fit(rows, targets).linear()
     reference = make_pipeline(
-        StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=1000)
+        StandardScaler(), LogisticRegression(C=LogisticProbe().C, class_weight="balanced", max_iter=1000)
     ).fit(rows.astype(np.float64), targets)
     scores = score_tokens(
         torch.from_numpy(rows), torch.from_numpy(weights).float()[:, None], torch.tensor([bias]).float()
@@ -32,7 +32,7 @@ def test_a_fitted_probe_scores_as_scikit_learns_decision_function_on_scaled_data
 def test_a_constant_feature_gets_no_weight_that_blows_up() -> None:
     rows = np.random.default_rng(1).normal(size=(100, 3)).astype(np.float32)
     rows[:, 1] = 1000.0
-    weights, bias = fit_logistic(rows, (rows[:, 0] > 0).astype(np.int64), np.ones(100))
+    weights, bias = LogisticProbe().fit(rows, (rows[:, 0] > 0).astype(np.int64)).linear()
     assert np.isfinite([*weights, bias]).all()
     assert abs(weights[1]) < 1e-6
 

@@ -1,0 +1,97 @@
+"""The evaluation card of one probe, from everything that was chosen before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from probes.cards import ProbeCard
+from probes.errors import DataError
+from probes.train.evaluation.baselines import text_baselines
+from probes.train.evaluation.cascade import cascade_curve
+from probes.train.evaluation.controls import controls
+from probes.train.evaluation.curves import calibration_card, histograms, roc_points
+from probes.train.evaluation.detection import detection_time
+from probes.train.evaluation.groups import by_length, by_source, worst_families
+from probes.train.evaluation.heat import heat_maps
+from probes.train.evaluation.inputs import Judged, Scored
+from probes.train.evaluation.intervals import bootstrap
+from probes.train.evaluation.operating import further_figures, n_unscored, served, tpr_estimate
+from probes.train.evaluation.ranking import Ranking
+from probes.train.evaluation.shifts import shift_cases
+from probes.train.metrics import auroc, rate_at
+from probes.train.progress import Reporter
+from probes.train.statistic import never_trips
+from probes.types import Probe, Scope
+
+_READS = {
+    Scope.LAST_USER: "the last user turn and the template tokens after it",
+    Scope.PROMPT: "the whole prompt",
+    Scope.RESPONSE: "the response, without the token that ends it",
+    Scope.ALL: "prompt and response",
+}
+
+
+def probe_card(judged: Judged, reporter: Reporter) -> ProbeCard:
+    """Measure everything about one probe on the test split.
+
+    Groups, shifts, detection, cascade and heat maps are at the probe's first threshold. ``tpr_at`` and
+    ``measured_fpr_at`` are, for each rate, at the first threshold of that rate, as it is served. What ``conditions``
+    holds is in :func:`~probes.train.evaluation.operating.further_figures`.
+
+    Raises:
+        DataError: the test split has one label only, or no scored example.
+    """
+    probe, test = judged.probe, judged.test
+    _check(test, probe)
+    labels, scores, threshold = test.labels, never_trips(test.statistic), probe.thresholds[0].value
+    ranking = Ranking.of(scores, labels)
+    thresholds = served(probe.thresholds)
+    validation = judged.validation.examples
+    return ProbeCard(
+        concept=probe.concept,
+        reads=reads(probe),
+        n_positive=int(labels.sum()),
+        n_negative=int((labels == 0).sum()),
+        n_unscored=n_unscored(test.statistic),
+        auroc=bootstrap(ranking.auroc, labels, judged.seed),
+        auprc=bootstrap(ranking.average_precision, labels, judged.seed),
+        tpr_at={rate: tpr_estimate(scores, labels, t.value) for rate, t in thresholds.items()},
+        measured_fpr_at={rate: rate_at(scores[labels == 0], t.value) for rate, t in thresholds.items()},
+        by_seed=tuple(auroc(never_trips(statistic), labels) for statistic in judged.seeds),
+        conditions=further_figures(judged),
+        candidates=judged.candidates,
+        roc=roc_points(scores, labels),
+        calibration=calibration_card(probe.calibration, test.statistic, labels),
+        histograms=histograms(test.statistic, labels),
+        by_length=by_length(test.encoded, scores, threshold),
+        by_source=by_source(test.examples, scores, threshold),
+        worst=worst_families(test.examples, scores, threshold),
+        detection=detection_time(probe, test),
+        comparisons=(
+            *text_baselines(judged.train, validation, test.examples, scores, judged.seed, reporter),
+            *controls(judged, reporter),
+        ),
+        shifts=shift_cases(judged.shifts, threshold),
+        cascade=cascade_curve(test.statistic, labels, threshold),
+        heat_maps=heat_maps(probe, test, judged.decode),
+    )
+
+
+def reads(probe: Probe) -> str:
+    """Which tokens are read and how they become one score, in words."""
+    when = "judged once, after the last prompt token" if probe.scope.phase == "prompt" else "judged at every token"
+    least = f", from {probe.fold.min_tokens} tokens on" if probe.fold.min_tokens > 1 else ""
+    return f"{_READS[probe.scope]}; fold {probe.fold.kind}{least}; {when}"
+
+
+def _check(test: Scored, probe: Probe) -> None:
+    if len(found := np.unique(test.labels)) < 2:
+        raise DataError(
+            f"{probe.name}: all {len(test.examples)} test examples have label {found.tolist()}; figures need both 0 "
+            "and 1. Add examples of the other label to the test split."
+        )
+    if np.isnan(test.statistic).all():
+        raise DataError(
+            f"{probe.name}: none of {len(test.examples)} test examples has a score. Is the fold's min_tokens "
+            f"({probe.fold.min_tokens}) more than the {probe.scope} scope holds?"
+        )
