@@ -15,6 +15,9 @@ from monitor.cli import app
 from monitor.errors import InvalidRequestError, UnscoredError
 from monitor.types import Action, Mode, Status, Verdict
 
+PATIENCE = 60
+"""Seconds to wait for another process; only a failure takes so long."""
+
 
 async def plumbline(*words, **more):
     """Run the command in a thread of its own; the server needs this one."""
@@ -111,7 +114,7 @@ async def test_check_gives_up_after_its_timeout(house):
     result = await plumbline("check", "hello", "--address", house.address, "--timeout", "0.6")
     assert result.exit_code == 2
     assert "no answer" in result.stderr
-    await asyncio.wait_for(house.guard.closed.wait(), 5)
+    await asyncio.wait_for(house.guard.closed.wait(), PATIENCE)
 
 
 async def test_watch_prints_a_line_for_each_verdict(house):
@@ -120,7 +123,7 @@ async def test_watch_prints_a_line_for_each_verdict(house):
     house.recorder.verdicts.publish(passed_verdict())
     house.recorder.verdicts.publish(make_verdict())
     house.recorder.verdicts.publish(make_verdict(action=Action.FLAG, choice=1, enforced=False))
-    result = await asyncio.wait_for(running, 10)
+    result = await asyncio.wait_for(running, PATIENCE)
     first, second = result.stdout.strip().splitlines()
     assert "req-1#0  tripped   stop  policy default  harmful_intent 0.970@7  unscored: nan (1)" in first
     assert "req-1#1  tripped   flag (observed)" in second
@@ -133,7 +136,7 @@ async def test_watch_prints_the_highest_score_of_each_step(house):
     await _watched(house.receiver.scores)
     house.receiver.scores.publish(make_update(request_id="another"))
     house.receiver.scores.publish(make_update(3, ended=True))
-    result = await asyncio.wait_for(running, 10)
+    result = await asyncio.wait_for(running, PATIENCE)
     words = " ".join(result.stdout.split())
     assert words == "req-1#0 prompt token 0..2 harmful_intent +1.00 deception unscored lies tripped at 4 end"
 
@@ -142,7 +145,7 @@ async def test_watch_prints_json_lines(house):
     running = asyncio.create_task(plumbline("watch", "--json", "--limit", "1", "--address", house.address))
     await _watched(house.recorder.verdicts)
     house.recorder.verdicts.publish(make_verdict(policy=":bomb: [red]" + "x" * 300))
-    result = await asyncio.wait_for(running, 10)
+    result = await asyncio.wait_for(running, PATIENCE)
     event = json.loads(result.stdout)
     assert event["verdict"]["status"] == "STATUS_TRIPPED"
     assert event["verdict"]["policy"].startswith(":bomb: [red]x")
@@ -154,18 +157,18 @@ async def test_watch_survives_a_restart_of_the_server_and_ends_on_ctrl_c(house):
     process = await start_watch(house)
     try:
         await _watched(house.recorder.verdicts)
-        assert b"watching" in await asyncio.wait_for(process.stderr.readline(), 10)
+        assert b"watching" in await asyncio.wait_for(process.stderr.readline(), PATIENCE)
         await house.server.stop(grace=10)
-        said = await asyncio.wait_for(process.stderr.readline(), 10)
+        said = await asyncio.wait_for(process.stderr.readline(), PATIENCE)
         assert b"shutting down" in said
         assert b"trying again in" in said
         await house.channel.close()
         await house.start(port=port)
         await _watched(house.recorder.verdicts)
         house.recorder.verdicts.publish(make_verdict(request_id="after"))
-        assert b"after#0" in await asyncio.wait_for(process.stdout.readline(), 10)
+        assert b"after#0" in await asyncio.wait_for(process.stdout.readline(), PATIENCE)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 5) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
         rest = (await process.stderr.read()).decode()
         assert rest.strip().endswith("stopped")
         assert "Traceback" not in rest
@@ -180,13 +183,13 @@ async def test_watch_waits_for_a_server_that_is_not_there_yet(house):
     await house.stop()
     process = await start_watch(house, "--limit", "1")
     try:
-        said = (await asyncio.wait_for(process.stderr.readline(), 10)).decode()
+        said = (await asyncio.wait_for(process.stderr.readline(), PATIENCE)).decode()
         assert "no Plumbline server" in said
         assert "plumbline serve" in said
         await house.start(port=port)
         await _watched(house.recorder.verdicts)
         house.recorder.verdicts.publish(make_verdict())
-        assert await asyncio.wait_for(process.wait(), 5) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     finally:
         if process.returncode is None:
             process.kill()
@@ -196,6 +199,6 @@ async def test_watch_waits_for_a_server_that_is_not_there_yet(house):
 
 async def _watched(source):
     """Wait until somebody has subscribed."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         while not source:
             await asyncio.sleep(0.02)
