@@ -89,7 +89,7 @@ class Threshold(Frozen):
         n_negatives: how many negatives it was set on.
         data: name of the split, for people.
         method: ``empirical``: the lowest cut whose rate on those negatives is allowed; ``conformal``: one whose
-            expected rate on exchangeable negatives is allowed, exactly and for any number of them.
+            expected rate on exchangeable negatives is allowed, if the probe was not chosen on the same ones.
         fpr_high: with 95 % confidence, the false-positive rate on traffic like those negatives is no higher.
     """
 

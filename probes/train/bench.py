@@ -62,8 +62,15 @@ class Bench:
         return self._fit(configuration, labels, weights, self._folds[0][1], seed)
 
     def fit_labels(self, configuration: Configuration, labels: Labels) -> Columns:
-        """Fit on other labels of the training examples, for a control."""
-        return self._fit(configuration, labels, np.ones(len(labels)), self._folds[0][1], 0)
+        """Fit on other labels of the training examples, for a control.
+
+        Every token of an example gets its label: spans, which positives alone have, would tell the true one.
+        """
+        design = self.at(configuration.layer).design
+        without_spans = tuple(replace(e, weights=(1.0,) * e.n_read) for e in design.examples)
+        design = replace(design, examples=without_spans)
+        ones, watched = np.ones(len(labels)), self._folds[0][1]
+        return fit_columns(design, configuration, labels, ones, watched=watched, seed=self.task.seed)
 
     def judge(self, configuration: Configuration, columns: Columns) -> Figures:
         """Figures on the validation split."""

@@ -47,8 +47,9 @@ def set_threshold(negatives: Floats, fpr: float, data: str) -> Threshold:
 def conformal_threshold(negatives: Floats, fpr: float, data: str) -> Threshold:
     """A cut that a new negative, exchangeable with ``negatives``, reaches with a probability of at most ``fpr``.
 
-    It lies just above the ceil((n + 1)(1 - fpr))-th smallest score. The guarantee is exact for any n and any
-    distribution, on average over draws of the negatives; ``fpr_high`` is what holds for 95 % of the draws.
+    It lies just above the ceil((n + 1)(1 - fpr))-th smallest score. For a score that was not chosen on these negatives
+    it is exact for any n and any distribution, on average over draws of the negatives; ``fpr_high`` is what holds for
+    95 % of the draws.
 
     Raises:
         DataError: fewer than ``1 / fpr - 1`` negatives: no finite cut has the guarantee.

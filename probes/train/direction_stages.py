@@ -51,7 +51,11 @@ def judged_with_probes(run: Run, found: FoundDirection, trained: Mapping[str, Tr
     """The direction, its card extended by what it does to the probes, and by what it does where a probe asks for it."""
     if not trained:
         return found
-    key = key_of(found.vector.tolist(), found.direction.layer, [t.weights.tolist() for t in trained.values()])
+    probes = {
+        c: (t.probe.model_dump(mode="json"), t.weights.tolist(), None if t.query is None else t.query.tolist())
+        for c, t in trained.items()
+    }
+    key = key_of(run.settings.seed, found.vector.tolist(), found.card.model_dump(mode="json"), probes)
     name = f"with-probes-{found.direction.name}-{key}"
     facts, _ = run.checkpoints.stage(name, lambda: _with_probes(run, found, trained))
     return replace(found, card=DirectionCard.model_validate(facts["card"]))

@@ -14,7 +14,7 @@ import numpy as np
 from probes.train.calibrate import threshold_value
 from probes.train.fit import Condition, Labels, Values
 from probes.train.metrics import auroc, rate_at, separation
-from probes.train.statistic import never_trips
+from probes.train.statistic import never_trips, worst_case
 
 JUDGED: tuple[Condition, ...] = ("plain", "ablated")
 
@@ -55,9 +55,10 @@ def figures_of(statistics: Mapping[Condition, Values], labels: Labels, fpr: floa
     negatives = negatives[~np.isnan(negatives)]
     # Without a scored negative there is no threshold, and nothing trips.
     threshold = threshold_value(negatives, fpr) if len(negatives) else np.inf
-    ranked = [never_trips(v) for c, v in statistics.items() if c in JUDGED]
+    judged = [v for c, v in statistics.items() if c in JUDGED]
+    ranked = [never_trips(v) for v in judged]
     return Figures(
-        auroc=min(auroc(v, labels) for v in ranked),
+        auroc=min(auroc(worst_case(v, labels), labels) for v in judged),
         tpr=min(rate_at(v[labels == 1], threshold) for v in ranked),
         separation=min(separation(v, labels) for v in ranked),
     )

@@ -95,12 +95,12 @@ class Run:
             layers: 0-based blocks; None takes all.
             positions: which tokens of each example.
         """
-        folder = self.checkpoints.folder / "activations" / f"{name}-{positions}-{self.dtype}"
-        plain = steering is None and model is None
+        through: Through = self.through if steering is None and model is None else "transformers"
+        folder = self.checkpoints.folder / "activations" / f"{name}-{positions}-{self.dtype}-{through}"
         return collect(
             model or self.model, examples, folder, self.reporter,
             what=what, steering=steering, layers=layers, positions=positions, dtype=self.dtype,
-            through=self.through if plain else "transformers",
+            through=through,
         )  # fmt: skip
 
 

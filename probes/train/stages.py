@@ -16,6 +16,7 @@ from probes.train.collect import Activations
 from probes.train.data import Split
 from probes.train.directions.find import FoundDirection
 from probes.train.evaluation.card import probe_card
+from probes.train.families import group_of
 from probes.train.fit import Columns, Condition, Passes, Task
 from probes.train.headline import headline
 from probes.train.judged import ChosenProbe, judged
@@ -83,7 +84,7 @@ def compute_probe(run: Run, concept: str, direction: FoundDirection | None) -> T
     task = Task(
         train=_passes(run, concept, "train", steered),
         validation=_passes(run, concept, "validation", steered),
-        families=tuple(f"{e.source}/{e.family}" for e in run.dataset.split(concept, "train")),
+        families=tuple("/".join(group_of(e)) for e in run.dataset.split(concept, "train")),
         fpr=settings.fprs[0],
         removed=steered.vector if steered else None,
         seed=settings.seed,

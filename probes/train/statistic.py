@@ -50,3 +50,8 @@ def pad_rows(scores: Tensor, offsets: Tensor) -> Tensor:
 def never_trips(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Unscored examples as ``-inf``: they cannot trip, which is how they count in a rate of trips."""
     return np.where(np.isnan(values), -np.inf, values)
+
+
+def worst_case(values: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """For ranking: an unscored positive below everything, an unscored negative above everything; never a free win."""
+    return np.where(np.isnan(values), np.where(labels == 1, -np.inf, np.inf), values)

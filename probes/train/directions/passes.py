@@ -135,8 +135,9 @@ def greedy(
     stops = {e for e in ends if e is not None}
     padding = next((t for t in (config.pad_token_id, *stops) if t is not None), 0)
     asked = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, max_new_tokens=n_new, pad_token_id=padding, eos_token_id=sorted(stops) or None
-    )
+        do_sample=False, num_beams=1, max_new_tokens=n_new, pad_token_id=padding, eos_token_id=sorted(stops) or None,
+        repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=0, suppress_tokens=[], begin_suppress_tokens=[],
+    )  # fmt: skip  # what is not set here, transformers takes from the model's own configuration
     found: list[tuple[int, ...]] = [()] * len(prompts)
     for batch in _batches([len(p) + n_new for p in prompts], _MAX_TOKENS):
         ids = pad_sequence([torch.tensor(prompts[i]) for i in batch], batch_first=True, padding_side="left")

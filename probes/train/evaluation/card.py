@@ -20,7 +20,7 @@ from probes.train.evaluation.ranking import Ranking
 from probes.train.evaluation.shifts import shift_cases
 from probes.train.metrics import auroc, rate_at
 from probes.train.progress import Reporter
-from probes.train.statistic import never_trips
+from probes.train.statistic import never_trips, worst_case
 from probes.types import Probe, Scope
 
 _READS = {
@@ -44,7 +44,8 @@ def probe_card(judged: Judged, reporter: Reporter) -> ProbeCard:
     probe, test = judged.probe, judged.test
     _check(test, probe)
     labels, scores, threshold = test.labels, never_trips(test.statistic), probe.thresholds[0].value
-    ranking = Ranking.of(scores, labels)
+    ranked, scored = worst_case(test.statistic, labels), ~np.isnan(test.statistic)
+    ranking = Ranking.of(ranked, labels)
     thresholds = served(probe.thresholds)
     validation = judged.validation.examples
     return ProbeCard(
@@ -56,11 +57,11 @@ def probe_card(judged: Judged, reporter: Reporter) -> ProbeCard:
         auroc=bootstrap(ranking.auroc, labels, judged.seed),
         auprc=bootstrap(ranking.average_precision, labels, judged.seed),
         tpr_at={rate: tpr_estimate(scores, labels, t.value) for rate, t in thresholds.items()},
-        measured_fpr_at={rate: rate_at(scores[labels == 0], t.value) for rate, t in thresholds.items()},
-        by_seed=tuple(auroc(never_trips(statistic), labels) for statistic in judged.seeds),
+        measured_fpr_at={rate: rate_at(scores[scored & (labels == 0)], t.value) for rate, t in thresholds.items()},
+        by_seed=tuple(auroc(worst_case(statistic, labels), labels) for statistic in judged.seeds),
         conditions=further_figures(judged),
         candidates=judged.candidates,
-        roc=roc_points(scores, labels),
+        roc=roc_points(ranked, labels),
         calibration=calibration_card(probe.calibration, test.statistic, labels),
         histograms=histograms(test.statistic, labels),
         by_length=by_length(test.encoded, scores, threshold),
@@ -68,7 +69,7 @@ def probe_card(judged: Judged, reporter: Reporter) -> ProbeCard:
         worst=worst_families(test.examples, scores, threshold),
         detection=detection_time(probe, test),
         comparisons=(
-            *text_baselines(judged.train, validation, test.examples, scores, judged.seed, reporter),
+            *text_baselines(judged.train, validation, test.examples, ranked, judged.seed, reporter),
             *controls(judged, reporter),
         ),
         shifts=shift_cases(judged.shifts, threshold),

@@ -35,7 +35,7 @@ def extend_card(path: Path, studied: Bundle, studies: Sequence[Study], failures:
             "model that was studied."
         )
     card = target.card or Card()
-    kept = [f for f in card.failures if not f.what.startswith(tuple(s.title for s in studies))]
+    kept = [f for f in card.failures if not f.what.startswith(tuple(f"{s.title}:" for s in studies))]
     others = [s for s in card.studies if s.title not in {s.title for s in studies}]
     extended = card.model_copy(update={"studies": (*others, *studies), "failures": (*kept, *failures)})
     write_bundle(path, target.manifest, target.tensors, card=extended, overwrite=True)

@@ -14,6 +14,7 @@ from probes.train.checkpoint import key_of
 from probes.train.collect import Activations, collect
 from probes.train.data import SPLITS, Dataset, Example, Split
 from probes.train.encode import Encoded, encode_example
+from probes.train.families import group_of
 from probes.train.metrics import Labels
 from probes.train.model import LoadedModel
 from probes.train.progress import Reporter
@@ -38,7 +39,7 @@ class Part:
     @property
     def families(self) -> tuple[str, ...]:
         """Source and template family of each example."""
-        return tuple(f"{e.source}/{e.family}" for e in self.examples)
+        return tuple("/".join(group_of(e)) for e in self.examples)
 
     def take(self, chosen: Sequence[int]) -> Part:
         """Those of these indices."""

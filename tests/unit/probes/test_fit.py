@@ -116,11 +116,30 @@ def test_a_probe_that_fails_under_ablation_is_judged_by_that() -> None:
     assert figures_of({"plain": good, "added": bad}, labels, 0.1).auroc == 1.0
 
 
-def test_unscored_examples_rank_below_all_others_and_never_trip() -> None:
+def test_unscored_examples_are_ranked_at_their_worst_and_never_trip() -> None:
     labels = np.array([0, 0, 1, 1])
     figures = figures_of({"plain": np.array([1.0, np.nan, 2.0, np.nan])}, labels, 0.5)
-    assert figures.auroc == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    assert figures.auroc == pytest.approx(1 / 4)
     assert figures.tpr == 0.5
+
+
+def test_spans_do_not_tell_the_true_label_to_the_control_of_shuffled_labels() -> None:
+    task = make_task(scope=Scope.RESPONSE)
+    train = task.train["plain"]
+    # A positive's span is its last token only; were the others kept at 0, they would say that it is a positive.
+    spans = tuple(
+        replace(e, targets=(0,) * (e.n_read - 1) + (1,), weights=(0.2,) * (e.n_read - 1) + (1.0,)) if e.label else e
+        for e in train.examples
+    )
+    marked = cast(Activations, InMemory(spans, tuple(train.layer(i) for i in range(2))))
+    bench = Bench(replace(task, train={"plain": marked}))
+    plain = Bench(task)
+    reading = next(r for r in READINGS["response"] if r.rows == "tokens")
+    configuration = Configuration(1, "lda", reading, RECIPES["lda"].default)
+    shuffled = np.random.default_rng(0).permutation(task.labels)
+    torch.testing.assert_close(
+        bench.fit_labels(configuration, shuffled).weights, plain.fit_labels(configuration, shuffled).weights
+    )
 
 
 def test_the_mean_over_seeds_is_the_mean_of_each_figure() -> None:

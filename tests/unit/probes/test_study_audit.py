@@ -225,6 +225,15 @@ def test_the_verdict_depends_on_which_falls_are_beyond_the_margin(deployed: floa
     assert verdict(first, second, 0.1) == wanted
 
 
+def test_a_probe_that_saw_nothing_before_proves_nothing() -> None:
+    labels, probe = np.arange(200) % 2, ServedProbe("p", 0, Columns(torch.ones(1, 1), torch.zeros(1)), LAST, 0.5)
+    nothing, everything = np.zeros(200), labels.astype(float)
+    blind = change(probe, nothing, nothing, labels, seed=0)
+    lost = change(probe, everything, nothing, labels, seed=0)
+    assert verdict(lost, blind, 0.1) == "blind"
+    assert verdict(blind, lost, 0.1) == "blind"
+
+
 def test_models_of_other_shapes_are_not_compared(
     loaded: LoadedModel, material: Material, halves: Halves, tmp_path: Path
 ) -> None:
