@@ -23,7 +23,7 @@ from probes.train.progress import Reporter
 from probes.train.settings import REFUSAL, Settings, idle_cores
 from probes.types import Fingerprint, RoleMarkers
 
-_STAGES = 2  # raise when a stage computes something else than before: kept results are then not reused
+_STAGES = 3  # raise when a stage computes something else than before: kept results are then not reused
 
 EncodedSplits = Mapping[Split, tuple[Encoded, ...]]
 
