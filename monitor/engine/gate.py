@@ -75,11 +75,15 @@ class Gate:
         self._fold_rows(no_rows, no_rows, np.zeros((0, len(columns)), dtype=np.float32))  # compile now, not in a step
         self.told(no_rows, no_rows, 0)
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for as many request slots; also those of requests that are not followed stand in a step's rows."""
+        while len(self.position) < capacity:
+            self._grow()
+
     def open(self, request: FollowedRequest, prompt: Sequence[int]) -> None:
         """Start following a request, from position 0."""
         slot, n_prompt = request.slot, request.n_prompt
-        while slot >= len(self.position):
-            self._grow()
+        self.reserve(slot + 1)
         self.followed[slot] = True
         self.position[slot] = self.scored[slot] = 0
         self.folded[slot] = np.nan

@@ -56,7 +56,7 @@ class Intake:
         kept = self._fold_late(rows, before) if (rows.positions > before).any() else {}
         tripped = self._fold(rows.row_slots, rows.row_positions, scores)
         which, numbers, folded = self._gate.told(rows.slots, before, scores.itemsize * scores.shape[1])
-        stops = self._stops(rows)
+        stops = self.stops(rows)
         for request in tripped:
             request.changed()
             self._lines.changed(request)
@@ -75,18 +75,18 @@ class Intake:
         late = np.flatnonzero(self._gate.followed[rows.slots] & (rows.positions > before))
         return {i: self._fold_kept(int(rows.slots[i]), int(before[i]), int(rows.positions[i])) for i in late.tolist()}
 
-    def _stops(self, rows: StepRows) -> dict[str, Stop]:
+    def stops(self, rows: StepRows) -> dict[str, Stop]:
         """Every request of the step that a rule has ended, in this step or before, or that cannot be followed."""
         ending, refused = self._followers.ending, self.refused
         if not ending and not refused:
             return {}
         stops = {}
         for slot in rows.slots.tolist():
-            if slot in ending:
+            if slot in refused:
+                stops[refused[slot]] = Stop(None, "the engine could not follow this request")
+            elif slot in ending:
                 request = self._followers.by_slot[slot]
                 stops[request.engine_id] = Stop(request.stopped, request.failed)
-            elif slot in refused:
-                stops[refused[slot]] = Stop(None, "the engine could not follow this request")
         return stops
 
     def _fold(self, slots: Ints, positions: Ints, scores: Scores) -> list[FollowedRequest]:

@@ -41,10 +41,14 @@ class Lines:
         self._n_steered = 0
         self._none = np.zeros_like(blank.needs)
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for as many request slots, of requests that are followed or not."""
+        while len(self._until) < capacity:
+            self._grow()
+
     def open(self, request: FollowedRequest) -> None:
         """Begin; a request that nothing can steer costs nothing."""
-        while request.slot >= len(self._until):
-            self._grow()
+        self.reserve(request.slot + 1)
         self.changed(request)
 
     def changed(self, request: FollowedRequest) -> None:

@@ -51,11 +51,13 @@ class Step:
         rows: whose rows; None if no forward pass ran.
         ended: slots of requests that ended before it.
         scores: ``(n_tokens, n_columns)`` fp32, on the host once ``ready``. ready: the copy's event; None on the CPU.
+        failed: its tokens are unscored, but what must end is told all the same.
     """
 
     rows: StepRows | None
     ended: list[int]
     scores: Scores | None = None
+    failed: bool = False
     ready: torch.cuda.Event | None = None
 
 
@@ -92,6 +94,8 @@ class StepHooks:
                     if (slot := self._ledger.close(request_id)) is not None:
                         self._ended.append(slot)
                 opened = self._ledger.schedule(output)
+                self._gate.reserve(self._ledger.capacity)
+                self._lines.reserve(self._ledger.capacity)
             except Exception:  # noqa: BLE001  # whatever it is, vLLM goes on; nothing that follows could be trusted
                 self.distrust("the bookkeeping failed")
                 self._failed("nothing is scored until a restart")
@@ -105,10 +109,10 @@ class StepHooks:
 
     def _catch_up(self) -> None:
         """Where nobody asks for our output (the other ranks of a tensor-parallel engine), take what has arrived."""
-        while self._publisher is None and self._steps and (step := self._steps[0]).ready is not None:
-            if not step.ready.query():  # type: ignore[no-untyped-call]  # torch's own lack of a type
+        while self._publisher is None and self._steps and (step := self._steps[0]) is not self._current:
+            if step.ready is not None and not step.ready.query():  # type: ignore[no-untyped-call]  # torch's own lack of a type
                 return
-            self.complete(step)
+            self.complete(step)  # a step without an event has failed: there is nothing to wait for
 
     def _open(self, new: NewRequest) -> None:
         """A request that cannot be followed as its plan says is ended, rather than left to run free."""
@@ -119,6 +123,7 @@ class StepHooks:
         except Exception:  # noqa: BLE001  # as above
             self._failed("this request is ended")
             self._followers.by_slot.pop(new.slot, None)
+            self._followers.ending.discard(new.slot)
             self._gate.close(new.slot)
             self._lines.close(new.slot)
             self._intake.refused[new.slot] = new.request_id
@@ -126,7 +131,7 @@ class StepHooks:
     def before_forward(self, order: Sequence[str]) -> None:
         """Fill the per-token buffers of the coming step; ``order`` are the request ids in the runner's order.
 
-        An exception leaves the step without rows: its tokens are unscored, and nothing is steered.
+        An exception leaves its tokens unscored and not steered; what must end is told all the same.
         """
         with self._lock:
             self._current, rows = None, None
@@ -139,7 +144,8 @@ class StepHooks:
                 self._current = self._launch(rows)
             except Exception:  # noqa: BLE001  # as above
                 self._lines.clear()
-                self._launch(rows)  # its KV slots are filled all the same
+                self._current = self._launch(rows)  # its KV slots are filled all the same
+                self._current.failed = True
                 if rows is None:
                     self.distrust("the bookkeeping failed")
                 self._failed("the tokens of this step are unscored and not steered")
@@ -149,6 +155,8 @@ class StepHooks:
         step, self._current = self._current, None
         if step is None or step.rows is None:
             return None
+        if step.failed:
+            return step
         n, on_host = step.rows.n_tokens, self._taps.on_host
         if on_host is not None:
             step.scores = on_host[:n]
@@ -166,7 +174,7 @@ class StepHooks:
         if step is None or step.rows is None:
             return None
         self.complete(step)
-        return self._taps.scores[: step.rows.n_tokens].clone()
+        return None if step.failed else self._taps.scores[: step.rows.n_tokens].clone()
 
     def complete(self, step: Step) -> dict[str, Stop]:
         """Fold the scores of all steps up to this one, publish frames, and return what to stop now, by vLLM's id."""
@@ -199,7 +207,7 @@ class StepHooks:
             self._failed("the tokens of this step are unscored")
         if self._cache is not None:
             self._cache.forget(step.rows.kv_slots)
-        return {}
+        return self._intake.stops(step.rows)
 
     def _failed(self, what: str) -> None:
         """Count and log the exception that is being handled."""

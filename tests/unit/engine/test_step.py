@@ -244,3 +244,69 @@ def test_an_end_that_waits_for_a_step_on_its_way_is_told_with_it(worker):
     assert not worker.channel.parts
     worker.hooks.complete(late)
     assert [p.ended for p in worker.channel.parts] == [False, True]
+
+
+def unplanned(request_id: str, n_prompt: int, blocks: list[int]):
+    return SimpleNamespace(
+        req_id=request_id, prompt_token_ids=list(range(n_prompt)), block_ids=(blocks,), num_computed_tokens=0,
+        lora_request=None, sampling_params=SimpleNamespace(extra_args=None),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_a_request_without_a_plan_beyond_the_expected_number_disarms_nobody(worker, steered):
+    rules = (DetectorPlan("r", "first", 5.0, Action.STOP),)
+    steering = (Steering("refusal", Operator.ADD, 0.5),) if steered else ()
+    worker.step({"a": 4, "b": 4}, [new(worker, "a", 4, [0, 1]),
+                                   new(worker, "b", 4, [2, 3], detectors=rules, steering=steering)])  # fmt: skip
+    # Both of the expected slots are taken: the slot of the one that ends is free only after the step.
+    assert worker.step({"b": 1, "c": 3}, [unplanned("c", 3, [4])], finished=["a"]) == {}
+    assert worker.channel.errors == 0
+    assert list(worker.step({"b": 1, "c": 1})) == ["b"]  # position 5 reaches the threshold
+    assert worker.told("b") == {i: float(i) for i in range(6)}
+
+
+def test_what_must_end_is_told_even_by_a_step_that_failed(worker):
+    stop = (DetectorPlan("r", "intent", -1e9, Action.STOP),)
+    assert list(worker.step({"a": 4}, [new(worker, "a", 4, [0, 1], detectors=stop)])) == ["a"]
+    worker.lines.fill, original = None, worker.lines.fill
+    assert list(worker.step({"a": 1})) == ["a"]
+    worker.lines.fill = original
+    worker.cache.scatter, original = None, worker.cache.scatter
+    assert list(worker.step({"a": 1})) == ["a"]
+    worker.cache.scatter = original
+    assert worker.channel.errors == 2
+
+
+def test_a_request_that_cannot_be_followed_and_cannot_be_steered_is_ended_and_spares_the_others(worker):
+    worker.step({"b": 2}, [new(worker, "b", 2, [2])])
+    worker.gate.open, original = None, worker.gate.open
+    missing = (Steering("gone:copy@0123456789abcdef", Operator.ADD, 0.5),)
+    stops = worker.step({"a": 4, "b": 1}, [new(worker, "a", 4, [0, 1], steering=missing)])
+    worker.gate.open = original
+    assert list(stops) == ["a"]
+    assert list(worker.step({"a": 1, "b": 1})) == ["a"]
+    assert worker.told("b") == {i: float(i) for i in range(4)}
+
+
+def test_a_rank_that_nobody_asks_takes_in_what_follows_a_failed_step(worker):
+    class Arrived:
+        def query(self) -> bool:
+            return True
+
+        def synchronize(self) -> None:
+            pass
+
+    worker.hooks._publisher = worker.hooks._intake._publisher = None
+    stop = (DetectorPlan("r", "intent", -1e9, Action.STOP),)
+    worker.schedule({"a": 4}, [new(worker, "a", 4, [0, 1], detectors=stop)])
+    worker.lines.fill, original = None, worker.lines.fill
+    worker.forward(["a"])
+    worker.lines.fill = original
+    for _ in range(3):
+        worker.schedule({"a": 1})
+        step = worker.forward(["a"])
+        step.scores, step.ready = step.scores.copy(), Arrived()
+    worker.schedule({}, finished=["a"])
+    assert len(worker.hooks._steps) <= 1
+    assert worker.gate.position[0] == 7
