@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from probes.bundle import Bundle, check_model, read_bundle
 from probes.cards import Failure, Study
+from probes.errors import DataError
 from probes.fingerprint import fingerprint_model, resolve_model
 from probes.people import errors_for_people
 from probes.report.text import anything
@@ -245,23 +247,31 @@ def _bench(
 
 def _concepts(bench: _Bench) -> list[str]:
     """Probes of the bundle of which there is data."""
-    return [p.name for p in bench.bundle.manifest.probes if p.name in bench.dataset.examples]
+    names = [p.name for p in bench.bundle.manifest.probes]
+    found = [name for name in names if name in bench.dataset.examples]
+    if not found:
+        raise DataError(
+            f"the data has {', '.join(bench.dataset.examples)}; the bundle has probes for {', '.join(names)}."
+        )
+    return found
 
 
 def _publish(bench: _Bench, studies: Sequence[Study], failures: Sequence[Failure], into: Path | None) -> None:
-    """Print, and write into a card if that is asked for."""
+    """Write into a card if that is asked for, and print."""
     console = Console()
+    signed = into is not None and extend_card(into, bench.bundle, studies, failures)
     for study in studies:
-        table = Table(title=study.title, title_justify="left", caption=study.text, caption_justify="left")
+        table = Table(
+            title=escape(study.title), title_justify="left", caption=escape(study.text), caption_justify="left"
+        )
         for name in study.columns:
-            table.add_column(name)
+            table.add_column(escape(name))
         for row in study.rows:
-            table.add_row(*(anything(cell) for cell in row))
+            table.add_row(*(escape(anything(cell)) for cell in row))
         console.print(table)
     for failure in failures:
         console.print(f"did not work: {failure.what}; found: {failure.found}", markup=False, highlight=False)
     if into is not None:
-        signed = extend_card(into, bench.bundle, studies, failures)
         console.print(f"{into}: {len(studies)} studies written into its card.", highlight=False)
         if signed:
             console.print("Its signature is dropped, because the card changed: sign again (plumbline bundle sign).")

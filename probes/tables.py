@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from probes.bundle import Bundle
@@ -55,7 +56,7 @@ def _columns(title: str, names: Sequence[str], items: Sequence[Mapping[str, str]
 def _probe_rows(probe: Probe, card: ProbeCard | None) -> dict[str, str]:
     m = {**probe.metrics, **(_figures(probe, card) if card else {})}
     rows = {
-        "concept": probe.concept,
+        "concept": escape(probe.concept),
         "layer": str(probe.layer),
         "reads": probe.scope.value,
         "fold": probe.fold.kind.value,

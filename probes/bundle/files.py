@@ -59,20 +59,24 @@ def write_files(path: Path, files: Files) -> None:
         fresh.mkdir()
         for name, data in files.items():
             write_durably(fresh / name, data)
+        for name in UNREAD:  # for people: kept when a bundle is replaced
+            if (path / name).is_file() and not (path / name).is_symlink():
+                shutil.copy2(path / name, fresh / name)
         if path.exists():
             path.rename(scratch / "old")
         fresh.rename(path)
-    except OSError:
+    except BaseException:  # also of an interrupt
         if (scratch / "old").exists() and not path.exists():
             (scratch / "old").rename(path)
         raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if path.exists() or not (scratch / "old").exists():
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file, and return when it is on the disk."""
-    with path.open("wb") as file:
+    """Write a new file, and return when it is on the disk; never through a link, and never over another file."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

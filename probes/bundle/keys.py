@@ -100,6 +100,8 @@ def read_trusted_keys(paths: Iterable[Path]) -> tuple[Ed25519PublicKey, ...]:
     """
     files: list[Path] = []
     for path in paths:
+        if path == Path():
+            raise PlumblineError("a trusted key is named by an empty path, or by '.'; name the key, or its folder.")
         found = sorted(path.glob("*" + PUBLIC_SUFFIX)) if path.is_dir() else [path]
         if not found:
             raise PlumblineError(f"{path} holds no *{PUBLIC_SUFFIX} file; name the public keys that are trusted.")

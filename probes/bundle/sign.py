@@ -35,6 +35,7 @@ def sign_bundle(path: Path, key: Ed25519PrivateKey, *, replace: bool = False) ->
         raise BundleFormatError(f"{path} has a signature already; ask to replace it (--replace) if that is meant.")
     bundle_of(path, files)
     unfinished = path / _UNFINISHED
+    unfinished.unlink(missing_ok=True)  # left behind, or laid there as a trap
     try:
         write_durably(unfinished, make_signature(files[SUMS_FILE], key))
         unfinished.replace(path / SIGNATURE_FILE)

@@ -60,7 +60,7 @@ def _table(table: Table) -> list[str]:
     lines = [_row(table.columns), _row(("---",) * len(table.columns), raw=True), *(_row(row) for row in table.rows)]
     text = "\n".join(lines)
     if table.folded:
-        return ["<details>", f"<summary>{html.escape(table.caption)}</summary>", text, "</details>"]
+        return ["<details>", f"<summary>{html.escape(' '.join(table.caption.split()))}</summary>", text, "</details>"]
     return [f"**{escape(table.caption)}**", text]
 
 

@@ -66,7 +66,9 @@ def anything(value: object) -> str:
 
 def short(text: str, most: int = 44) -> str:
     """One line of at most ``most`` characters, for labels in charts."""
-    line = " ".join("".join(c for c in text if unicodedata.category(c) != "Cc" or c.isspace()).split())
+    line = " ".join(
+        "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs", "Cn") or c.isspace()).split()
+    )
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -209,3 +209,25 @@ def test_reading_a_bundle_needs_no_torch(bundle: Bundle) -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sklearn')))"
     )
     subprocess.run([sys.executable, "-c", code, str(bundle.path)], check=True)
+
+
+def test_replacing_a_bundle_keeps_its_readme_and_an_interrupt_keeps_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bundle"
+    first = write_bundle(path, make_manifest(), make_tensors())
+    (path / "README.md").write_text("for people")
+    write_bundle(path, make_manifest(), make_tensors(), overwrite=True)
+    assert (path / "README.md").read_text() == "for people"
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(path, make_manifest(), make_tensors(), overwrite=True)
+    assert read_bundle(path).digest == first.digest
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

@@ -261,3 +261,19 @@ def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(PlumblineError, match=r"holds no \*\.pub file"):
         read_trusted_keys([tmp_path / "empty"])
+
+
+def test_signing_never_writes_through_a_link_that_was_laid_in_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (bundle.path / "..bundle.sig").symlink_to(victim)
+    sign_bundle(bundle.path, KEY)
+    assert victim.read_text() == "mine"
+    assert read_bundle(bundle.path, trusted=TRUSTED).signed_by is not None
+
+
+def test_an_empty_path_trusts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_key(tmp_path / "stranger")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlumblineError, match="empty path"):
+        read_trusted_keys([Path()])
