@@ -10,7 +10,7 @@ from probes.train.cases import probe_prompts
 from probes.train.checkpoint import Result, key_of
 from probes.train.data import SPLITS
 from probes.train.directions import cast
-from probes.train.directions.behaviour import find_first_tokens
+from probes.train.directions.behaviour import find_first_tokens, thinned
 from probes.train.directions.card import with_effects
 from probes.train.directions.find import DirectionSettings, FoundDirection, find_direction
 from probes.train.directions.off_target import Reader, on_probes
@@ -101,11 +101,9 @@ def _reader(run: Run, concept: str, trained: TrainedProbe) -> Reader:
     """A probe for the measurement of off-target effects, on a part of its test split."""
     probe, columns = trained.probe, trained.columns
     reading = Reading(probe.scope, probe.fold, "tokens")
-    examples = run.encoded[concept]["test"]
-    step = -(-len(examples) // _OFF_TARGET_EXAMPLES)
     return Reader(
         concept=concept,
         layer=probe.layer,
         statistic=lambda values, offsets: columns.statistic(values, offsets, reading),
-        examples=examples[::step],
+        examples=thinned(run.encoded[concept]["test"], _OFF_TARGET_EXAMPLES),
     )

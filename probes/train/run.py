@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from probes.activations.job import DtypeName
 from probes.errors import DataError
 from probes.fingerprint import fingerprint_model
 from probes.template import find_markers
@@ -42,7 +41,6 @@ class Run:
         checkpoints: finished stages of this (model, data).
         reporter: told about progress.
         shifted: shifted test examples by concept and name of the shift, in the dataset's order.
-        dtype: in which activations are stored. through: what runs the model for those that are not steered.
     """
 
     settings: Settings
@@ -54,8 +52,6 @@ class Run:
     checkpoints: Checkpoints
     reporter: Reporter
     shifted: Mapping[str, Mapping[str, tuple[Encoded, ...]]] = field(default_factory=dict)
-    dtype: DtypeName = "fp32"
-    through: Through = "transformers"
 
     def activations(
         self, concept: str, split: Split, condition: str = "plain", steering: AbstractContextManager[None] | None = None
@@ -64,14 +60,6 @@ class Run:
         what = f"{concept}: activations, {split}, {_spoken(condition)}"
         examples = self.encoded[concept][split]
         return self.collected(f"{concept}-{split}-{condition}", examples, what=what, steering=steering)
-
-    def shifted_activations(
-        self, concept: str, shift: str, condition: str = "plain", steering: AbstractContextManager[None] | None = None
-    ) -> Activations:
-        """Activations of the examples of one shift; ``condition`` as for :meth:`activations`."""
-        what = f"{concept}: activations, shift {shift}, {_spoken(condition)}"
-        examples = self.shifted[concept][shift]
-        return self.collected(f"{concept}-shift_{shift}-{condition}", examples, what=what, steering=steering)
 
     def collected(
         self,
@@ -95,11 +83,12 @@ class Run:
             layers: 0-based blocks; None takes all.
             positions: which tokens of each example.
         """
-        through: Through = self.through if steering is None and model is None else "transformers"
-        folder = self.checkpoints.folder / "activations" / f"{name}-{positions}-{self.dtype}-{through}"
+        settings = self.settings
+        through: Through = settings.through if steering is None and model is None else "transformers"
+        folder = self.checkpoints.folder / "activations" / f"{name}-{positions}-{settings.dtype}-{through}"
         return collect(
             model or self.model, examples, folder, self.reporter,
-            what=what, steering=steering, layers=layers, positions=positions, dtype=self.dtype,
+            what=what, steering=steering, layers=layers, positions=positions, dtype=settings.dtype,
             through=through,
         )  # fmt: skip
 
@@ -133,8 +122,7 @@ def prepare(settings: Settings, reporter: Reporter) -> Run:
     there = sum(path.stat().st_size for path in folder.glob("activations/*-plain-*/*.safetensors"))
     check_space(folder, job.offsets[-1] * job.row_bytes - there)
     return Run(
-        settings, dataset, model, fingerprint, markers, encoded, Checkpoints(folder), reporter, shifted,
-        dtype=settings.dtype, through=settings.through,
+        settings, dataset, model, fingerprint, markers, encoded, Checkpoints(folder), reporter, shifted
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from probes.train.model import LoadedModel
 from probes.train.progress import Advance
 
 _COMMON, _RARE = 0.02, 0.1
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,12 @@ class Cases:
 
     def sample(self, n: int) -> Cases:
         """At most ``n`` of each kind, evenly over their order."""
-        present, absent = (kind[:: max(1, -(-len(kind) // n))] for kind in (self.present, self.absent))
-        return Cases(present, absent)
+        return Cases(thinned(self.present, n), thinned(self.absent, n))
+
+
+def thinned(items: tuple[_T, ...], most: int) -> tuple[_T, ...]:
+    """At most ``most`` of them, evenly over their order."""
+    return items[:: max(1, -(-len(items) // most))]
 
 
 class Behaviour(Protocol):
