@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from monitor_house import counters, eventually, house, metric
+from monitor_house import counters, eventually, house, metric, wait_for_frames
 from monitor_samples import POLICY
 from stand_in import Script
 
@@ -25,8 +25,13 @@ async def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def served(shared_house: Any) -> Any:
-    """The shared house, its engine reset; metrics count from here."""
+async def served(shared_house: Any, request: pytest.FixtureRequest) -> Any:
+    """The shared house, its engine reset; metrics count from here.
+
+    Only tests that lose frames (marked so) give them up soon: elsewhere a machine that stands still for a moment must
+    not make a score too late.
+    """
+    wait_for_frames(shared_house, 0.3 if request.node.get_closest_marker("frames_lost") else 30)
     engine = shared_house.engine
     engine.script, engine.silent, engine.healthy, engine.chopped = Script(), False, True, False
     for seen in (engine.requests, engine.plans, engine.aborted):

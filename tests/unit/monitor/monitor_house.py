@@ -20,7 +20,7 @@ async def house(tmp_path: Path, policy: Path, **settings: Any) -> Any:
     """The real gateway on a loopback port, in front of the stand-in engine."""
     endpoint = f"ipc://{tmp_path}/frames.sock"
     async with running(StandIn(endpoint, DIGEST, KEY, PROBES)) as engine:
-        values = {"engine_url": engine.url, "frames": endpoint, "plan_key": KEY.hex(), "frame_timeout": 0.3}
+        values = {"engine_url": engine.url, "frames": endpoint, "plan_key": KEY.hex(), "frame_timeout": 5}
         values |= {"drain_timeout": 1} | settings
         made = MonitorSettings(**values)
         async with open_monitor(made, MANIFEST, DIGEST, policy) as monitor:
@@ -40,6 +40,12 @@ async def eventually(condition: Any, seconds: float = 3.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def wait_for_frames(parts: Any, seconds: float) -> None:
+    """Requests from now on wait so long for scores that are missing."""
+    guard = parts.monitor.guard
+    guard._settings = guard._settings.model_copy(update={"frame_timeout": seconds})
 
 
 async def silence(parts: Any) -> None:

@@ -42,6 +42,7 @@ async def test_taps_silent_from_the_start(served, streamed):
         assert (response.status, (await response.json())["taps"]) == (503, "not ready")
 
 
+@pytest.mark.frames_lost
 @pytest.mark.parametrize("policy", ["standard", "live"])
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_frames_missing_from_some_step_on_are_blocked(served, streamed, policy):
@@ -56,6 +57,7 @@ async def test_frames_missing_from_some_step_on_are_blocked(served, streamed, po
         assert (first, second) == (503, "guard_unscored")
 
 
+@pytest.mark.frames_lost
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_frames_missing_are_let_through_and_counted_where_the_policy_allows(served, streamed):
     served.engine.script = Script(lose_from=3)
@@ -65,6 +67,7 @@ async def test_frames_missing_are_let_through_and_counted_where_the_policy_allow
     assert metric(served, "plumbline_unscored_total", reason="frame_timeout", fail_mode="allow") == 1
 
 
+@pytest.mark.frames_lost
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_all_frames_missing(served, streamed):
     served.engine.script = Script(lose_from=0)
@@ -82,6 +85,7 @@ async def test_a_lost_frame_is_healed_by_the_next(served, streamed):
     assert metric(served, "plumbline_frames_dropped_total", reason="lost") == 1
 
 
+@pytest.mark.frames_lost
 async def test_a_lost_frame_with_a_trip_still_trips(served):
     served.engine.script = Script(scores={(6, "deception"): 5.0}, lose=frozenset({3}))
     chunks = await stream_chat(served)
@@ -133,6 +137,7 @@ async def test_engine_down_is_502_whatever_the_policy_says(tmp_path, policy_file
         assert metric(parts, "plumbline_requests_refused_total", code="engine_unavailable") == 1
 
 
+@pytest.mark.frames_lost
 async def test_a_connection_that_breaks_in_the_middle_of_a_stream(served):
     served.engine.script = Script(break_at=3, pace=0.02)
     with served.monitor.recorder.subscribe_verdicts() as verdicts:
@@ -153,6 +158,7 @@ async def test_the_engines_own_refusals_are_passed_on_unchanged(served):
         assert response.status == 502
 
 
+@pytest.mark.frames_lost
 async def test_a_slow_engine_is_not_an_unscored_one(served):
     """Frames later than frame_timeout are waited for as long as the engine has not gone on."""
     served.engine.script = Script(pace=0.4, tokens=("one ", "two "))
@@ -186,6 +192,7 @@ async def test_rubbish_on_the_frame_channel_is_counted_and_skipped(served):
     assert (await chat(served)).guard["status"] == "passed"
 
 
+@pytest.mark.frames_lost
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("policy", ["standard", "live"])
 async def test_nothing_leaks_at_random_trip_positions(served, policy, seed):

@@ -98,6 +98,7 @@ async def test_every_choice_gets_the_text(served):
             assert mine[-1].choices[0].guard["action"] == "replace"
 
 
+@pytest.mark.frames_lost
 async def test_what_could_not_be_scored_is_not_replaced(served):
     served.engine.script = Script(lose_from=3)
     chunks = await stream_chat(served, guard={"policy": "replacing"})
@@ -105,6 +106,7 @@ async def test_what_could_not_be_scored_is_not_replaced(served):
     assert chunks[-1].guard["status"] == "unscored"
 
 
+@pytest.mark.frames_lost
 async def test_a_trip_whose_frame_is_lost_is_replaced_because_the_engine_names_the_rule(served):
     served.engine.script = Script(scores=LIE_AT_6, lose=frozenset({3}))
     chunks = await stream_chat(served, guard={"policy": "replacing"})

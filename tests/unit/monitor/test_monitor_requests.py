@@ -158,6 +158,7 @@ async def test_labels_never_come_from_callers(served):
         assert "evil" not in await response.text()
 
 
+@pytest.mark.frames_lost
 @pytest.mark.parametrize("scores", [{}, {(3, "harmful_intent"): 5.0}])
 async def test_check_scores_without_generating(served, scores):
     from monitor.policy.options import GuardOptions
