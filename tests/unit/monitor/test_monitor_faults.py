@@ -1,6 +1,7 @@
 """Fault x on_unscored x streaming: what cannot be scored is never called safe."""
 
 import asyncio
+import socket
 
 import openai
 import pytest
@@ -133,7 +134,10 @@ async def test_a_stop_strings_last_token_without_a_score(served):
 async def test_engine_down_is_502_whatever_the_policy_says(tmp_path, policy_file, policy, streamed):
     async with house(tmp_path, policy_file) as parts:
         await parts.engine.stop_http()
-        assert await answer(parts, streamed, policy) == (502, "engine_unavailable", None)
+        with socket.socket() as nobody:  # keeps the port: a server of another test must not be found there
+            nobody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            nobody.bind(("127.0.0.1", int(parts.engine.url.rpartition(":")[2])))
+            assert await answer(parts, streamed, policy) == (502, "engine_unavailable", None)
         assert metric(parts, "plumbline_requests_refused_total", code="engine_unavailable") == 1
 
 
