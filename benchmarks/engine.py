@@ -5,14 +5,17 @@
     python -m benchmarks.engine --quick --model 75m                   # a look: 3 pairs of short runs, nothing written
 
 Two engines run side by side, each in a process of its own: plain vLLM, and one of those below. Both fill the same
-architecture with the same random bf16 weights. A pair is four runs over the same new prompts (plain, ours, ours,
-plain, or the other way round); its figure is the ratio of the sums over the two sides, minus one. A row is the median
-over the pairs, with the lowest and the highest. After --pairs pairs the measurement goes on, up to --most, until the
-95 % bootstrap intervals of the medians are narrow. Everything is timed in the client, without HTTP.
+architecture with the same random bf16 weights. A pair is two runs of each over the same new prompts; both serve at
+once and take turns, a few steps at a time (plain, ours, ours, plain, ...), so that whatever slows the machine for
+longer than that slows both. Its figure is the ratio of the sums over the two sides, minus one. A row is the median
+over the pairs, with the lowest and the highest. After every fourth pair both engines are started anew, the other one
+first. After --pairs pairs the measurement goes on, up to --most, until the 95 % bootstrap intervals of the medians are
+narrow. Everything is timed in the client, without HTTP.
 
 Client, engine core and worker share that process. By default vLLM's CPU build runs them as three, which poll while
 they wait: on a machine with as few cores as the worker has threads, they take turns on the worker's cores, and what is
-measured is the scheduling of the operating system. --own-processes measures that, in rows whose names end in _mp.
+measured is the scheduling of the operating system. --own-processes measures that, whole runs one after the other, in
+rows whose names end in _mp.
 
 Rows, for each mode, batch size N and model M:
     MODE_overhead_bN_M   plain tokens/s over ours, minus one
@@ -34,7 +37,7 @@ from benchmarks.compare import Setup, compare
 from benchmarks.modes import MODES
 from benchmarks.rows import write_rows
 
-NEW_TOKENS = {"75m": {1: 128, 16: 48, 64: 24}, "400m": {1: 48, 16: 24, 64: 12}}
+NEW_TOKENS = {"75m": {1: 64, 16: 24, 64: 16}, "400m": {1: 32, 16: 16, 64: 12}}
 QUICK_TOKENS = {1: 24, 16: 12, 64: 8}
 
 
@@ -80,8 +83,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", action="append", choices=list(NEW_TOKENS), help="repeatable; default both")
     parser.add_argument("--batch", action="append", type=int, choices=list(QUICK_TOKENS), help="repeatable; all three")
     parser.add_argument("--mode", action="append", choices=list(MODES), help="repeatable; default all")
-    parser.add_argument("--pairs", type=int, default=7, help="fewest pairs of each figure (default 7)")
-    parser.add_argument("--most", type=int, default=15, help="most pairs of each figure (default 15)")
+    parser.add_argument("--pairs", type=int, default=8, help="fewest pairs of each figure (default 8)")
+    parser.add_argument("--most", type=int, default=16, help="most pairs of each figure (default 16)")
     parser.add_argument("--own-processes", action="store_true", help="vLLM's default layout; rows end in _mp")
     parser.add_argument("--quick", action="store_true", help="3 pairs of short runs; nothing is written")
     return parser.parse_args(arguments)

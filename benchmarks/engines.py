@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing as mp
 import os
 import traceback
@@ -22,6 +23,7 @@ from benchmarks.serving import Frames, serve, start_monitored, start_plain, stop
 from probes.bundle import Bundle, read_bundle
 
 OPERATORS = "add,ablate"
+NEXT = "next turn"
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,33 @@ class Engine:
         Raises:
             RuntimeError: the engine failed; with its traceback.
         """
-        self.pipe.send((prompts, mode, n_new))
-        return _received(self.pipe)  # type: ignore[no-any-return]  # the process sends what `serve` returns
+        self.pipe.send((prompts, mode, n_new, None))
+        return _received(self.pipe)  # type: ignore[no-any-return]  # the process sends what `serve` yields
 
     def cpu_seconds(self) -> float:
         """CPU time that its processes have used so far."""
         times = [p.cpu_times() for p in (self.process, *self.process.children(recursive=True))]
         return float(sum(t.user + t.system for t in times))
+
+
+def take_turns(
+    engines: tuple[Engine, Engine], prompts: Sequence[list[int]], mode: str, n_new: int, turn: int
+) -> tuple[Served, Served]:
+    """Let two engines serve the same batch, ``turn`` steps at a time: first, second, second, first, and so on.
+
+    Raises:
+        RuntimeError: an engine failed; with its traceback.
+    """
+    served: list[Served | None] = [None, None]
+    for number in itertools.count():
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            if served[index] is None:
+                pipe = engines[index].pipe
+                pipe.send((prompts, mode, n_new, turn) if number == 0 else NEXT)
+                served[index] = _received(pipe)
+        if served[0] is not None and served[1] is not None:
+            return served[0], served[1]
+    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -116,9 +138,12 @@ def _run(pipe: Connection, spec: Spec) -> None:
         llm = _start(spec, bundle)
         pipe.send(None)
         while (work := pipe.recv()) is not None:
-            prompts, mode, n_new = work
+            prompts, mode, n_new, turn = work
             plans = [make_plan(MODES[mode], bundle) if bundle is not None else None for _ in prompts]
-            pipe.send(serve(llm, prompts, plans, n_new))
+            for served in serve(llm, prompts, plans, n_new, turn):
+                pipe.send(served)
+                if served is None:
+                    pipe.recv()  # NEXT
         silent = spec.kind == "hooks" and not all(llm.collective_rpc("eager_steps")[0])
         pipe.send(
             "the engine in eager mode did not call every hook; its rows would compare nothing" if silent else None

@@ -1,7 +1,7 @@
 """From interleaved runs to a figure that a noisy machine does not spoil.
 
-A **pair** is four runs over the same prompts, ``plain, ours, ours, plain`` or the other way round, so that a drift of
-the machine hits both sides alike. Its figures are ratios of sums over the two runs of a side, minus one; a row is the
+A **pair** is two runs of each side over the same prompts, interleaved so that a drift of the machine hits both sides
+alike (:mod:`benchmarks.compare`). Its figures are ratios of sums over the two runs of a side, minus one; a row is the
 median over the pairs. A bootstrap over the pairs says when there are enough of them.
 """
 
@@ -19,18 +19,20 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Served:
-    """One batch as the client saw it.
+    """One batch as the client saw it; the clock stands still while it is the other engine's turn.
 
     Attributes:
         seconds: from the first submission to the last token. tokens: generated.
         ttft: seconds from a request's submission to its first token, for each request.
         gaps: seconds between tokens of one request, of all requests.
+        idle_cores: CPU cores that this engine used while it was the other one's turn; 0 without turns.
     """
 
     seconds: float
     tokens: int
     ttft: tuple[float, ...]
     gaps: tuple[float, ...]
+    idle_cores: float = 0.0
 
 
 def figures(runs: Sequence[Served]) -> dict[str, float]:

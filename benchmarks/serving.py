@@ -28,6 +28,8 @@ OPTIONS: dict[str, Any] = {
     "skip_tokenizer_init": True, "use_tqdm_on_load": False,
 }  # fmt: skip
 _FRAMES_REST_MS = 200
+_SPIN_SECONDS = 0.005
+"""Threads of OpenMP go on spinning for a while after the last parallel region of a step."""
 _request_ids = itertools.count()
 
 
@@ -73,35 +75,36 @@ def random_prompts(n: int, vocab: int, rng: np.random.Generator) -> list[list[in
     return [[USER, *body, ASSISTANT] for body in bodies]
 
 
-def serve(llm: Any, prompts: Sequence[list[int]], plans: Sequence[GatePlan | None], n_new: int) -> Served:
+def serve(
+    llm: Any, prompts: Sequence[list[int]], plans: Sequence[GatePlan | None], n_new: int, turn: int | None
+) -> Iterator[Served | None]:
     """Send all requests at once, greedy, each under its plan (or none), and read tokens until all are done.
 
     Plans are signed before the clock starts (the gateway's work); the engine verifies them on the clock.
-    """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
 
-    params = [
-        SamplingParams(
-            max_tokens=n_new, temperature=0.0, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA,
-            extra_args={XARGS_KEY: sign_plan(plan, KEY)} if plan is not None else None,
-        )
-        for plan in plans
-    ]  # fmt: skip
+    Args:
+        llm: of vLLM.
+        prompts: token ids. plans: of each. n_new: tokens of each response.
+        turn: steps after which it is another engine's turn; None: there is no other.
+
+    Yields:
+        None whenever a turn is over (the clock stands still until the next item is asked for); the result at last.
+    """
     llm.reset_prefix_cache()
-    engine = llm.llm_engine
+    engine, clock = llm.llm_engine, Clock()
     last: dict[str, float] = {}
     first: dict[str, float] = {}
     gaps: list[float] = []
     tokens = 0
-    began = time.perf_counter()
+    params = [_sampling(plan, n_new) for plan in plans]
+    began = clock.now()
     for prompt, sampling in zip(prompts, params, strict=True):
         request_id = str(next(_request_ids))
-        last[request_id] = time.perf_counter()
+        last[request_id] = clock.now()
         engine.add_request(request_id, {"prompt_token_ids": prompt}, sampling)
-    while engine.has_unfinished_requests():
+    for step in itertools.count(1):
         outputs = engine.step()
-        now = time.perf_counter()
+        now = clock.now()
         for output in outputs:
             if not output.outputs[0].token_ids:
                 continue
@@ -112,17 +115,62 @@ def serve(llm: Any, prompts: Sequence[list[int]], plans: Sequence[GatePlan | Non
                 gaps.append(since)
             else:
                 first[output.request_id] = since
-    seconds = time.perf_counter() - began
+        if not engine.has_unfinished_requests():
+            break
+        if turn is not None and step % turn == 0:
+            with clock.standing_still():
+                yield None
+    seconds = clock.now() - began
     if tokens != n_new * len(prompts):
         raise RuntimeError(f"the engine gave {tokens} tokens, wanted {n_new * len(prompts)}: see its log")
-    return Served(seconds, tokens, tuple(first.values()), tuple(gaps))
+    yield Served(seconds, tokens, tuple(first.values()), tuple(gaps), clock.idle_cores)
+
+
+def _sampling(plan: GatePlan | None, n_new: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=n_new, temperature=0.0, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA,
+        extra_args={XARGS_KEY: sign_plan(plan, KEY)} if plan is not None else None,
+    )  # fmt: skip
+
+
+class Clock:
+    """Seconds of this process's own turns."""
+
+    def __init__(self) -> None:
+        self._stood = 0.0
+        self._cpu = 0.0
+
+    def now(self) -> float:
+        """Seconds, without those in which it stood still."""
+        return time.perf_counter() - self._stood
+
+    @property
+    def idle_cores(self) -> float:
+        """CPU cores that this process used while the clock stood still."""
+        return self._cpu / self._stood if self._stood else 0.0
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The other engine's turn, once the threads of this one are at rest."""
+        began = time.perf_counter()
+        time.sleep(_SPIN_SECONDS)
+        cpu = time.process_time()
+        try:
+            yield
+        finally:
+            self._stood += time.perf_counter() - began
+            self._cpu += time.process_time() - cpu
 
 
 def stop(llm: Any) -> None:
-    """Stop the engine's processes."""
+    """Stop the engine, and its processes if it has any."""
     core = llm.llm_engine.engine_core
     core.shutdown(timeout=20)
-    core.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
+    if hasattr(core, "ctx"):  # where the engine core has a process of its own
+        core.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
 
 
 class Frames:

@@ -107,7 +107,7 @@ def profile_engine(pipe: Connection, work: Work) -> None:
     pipe.send("up")
     while (prompts := pipe.recv()) is not None:
         plans = [make_plan(MODES[work.mode], bundle) if bundle is not None else None for _ in prompts]
-        serve(llm, prompts, plans, work.n_new)
+        list(serve(llm, prompts, plans, work.n_new, turn=None))
         pipe.send("done")
     pipe.send({**_columns(clocks.steps[work.n_new :]), "calls": _dearest(profile, work.calls)})
 
