@@ -71,7 +71,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu needs --tiny (default cuda)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, few pairs: tries the script, no figures")
     parser.add_argument("--mode", action="append", choices=list(MODES), help="repeatable; default all")
-    parser.add_argument("--pairs", type=int, default=9, help="fewest pairs of each figure (default 9)")
+    parser.add_argument("--pairs", type=int, default=10, help="fewest pairs of each figure (default 10)")
     parser.add_argument("--results", type=Path, help="folder for gpu.json (default benchmarks/results)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     options = parser.parse_args(arguments)
@@ -87,6 +87,7 @@ def plan(options: argparse.Namespace) -> Setup:
         model="tiny" if options.tiny else "8b",
         modes=[replace(MODES[name], goal=GOALS.get(name, "")) for name in names],
         new_tokens={2: 4} if options.tiny else {1: 128, 16: 128, 64: 128},
+        per_round=1 if options.tiny else 5,
         least=1 if options.tiny else options.pairs,
         most=1 if options.tiny else max(options.pairs, 25),
         width=0.003,
