@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probe_samples import rows, write_rows
+from tests.support.probe_samples import rows, write_rows
 
 from probes.errors import DataError
 from probes.train.data import read_dataset, read_unsplit

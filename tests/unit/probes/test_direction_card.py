@@ -11,7 +11,7 @@ import numpy as np
 import planted
 import pytest
 import torch
-from probe_samples import rows
+from tests.support.probe_samples import rows
 from sklearn.metrics import roc_auc_score
 
 from probes.cards import DirectionCard, Effect

@@ -7,7 +7,7 @@ from pathlib import Path
 import planted
 import pytest
 import torch
-from probe_samples import rows
+from tests.support.probe_samples import rows
 
 from probes.errors import DataError
 from probes.template import find_markers

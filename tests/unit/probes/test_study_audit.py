@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from probe_samples import BAD, FILLER, GOOD, write_rows
+from tests.support.probe_samples import BAD, FILLER, GOOD, write_rows
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
