@@ -33,6 +33,7 @@ from probes.fingerprint import resolve_model
 from probes.people import errors_for_people
 from probes.tables import print_bundle
 
+TRUSTED = "PLUMBLINE_TRUSTED_KEYS"
 PASSPHRASE = "PLUMBLINE_KEY_PASSPHRASE"  # noqa: S105  (the name of a variable)
 _TROUBLE = 2  # as of diff(1), whose 1 means that something differs
 _RENAME = re.compile(r"(?:([1-9][0-9]*):)?([^=:]+)=([^=:]+)")
@@ -44,7 +45,7 @@ TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option(
         "--key",
-        envvar="PLUMBLINE_TRUSTED_KEYS",
+        envvar=TRUSTED,
         help="Public key that must have signed it, or a folder of *.pub files; repeatable, any one of them will do. "
         "In the variable, separated by colons.",
     ),
@@ -69,7 +70,7 @@ def verify(
 ) -> None:
     """Check every byte; with --key who signed it, with --model which model it is for. Exit status 1 if not."""
     with errors_for_people(Console(stderr=True)):
-        bundle = read_bundle(path, trusted=trusted_keys(key or ()))
+        bundle = read_bundle(path, trusted=trusted_keys(_named(key)))
         checked = "files, schema and tensors are as written"
         if bundle.signed_by is not None:
             checked += f"; signed by the trusted key {bundle.signed_by}"
@@ -182,6 +183,13 @@ def migrate(
     with errors_for_people(Console(stderr=True)):
         bundle = migrate_bundle(old, new, overwrite=overwrite)
     typer.echo(f"{new}: converted from {old}, not signed. Digest {bundle.digest}")
+
+
+def _named(keys: list[Path] | None) -> list[Path]:
+    """The keys that were named; an empty variable is refused, since somebody meant to demand signatures."""
+    if not keys and TRUSTED in os.environ:
+        raise PlumblineError(f"{TRUSTED} names an empty path; name public keys, or unset it.")
+    return keys or []
 
 
 def _rename(text: str) -> Rename:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from probes.cards import Card, DirectionCard, Estimate, ProbeCard
 
-_NOTHING = "-"
+NOTHING = "-"
 
 
 def print_card(console: Console, card: Card) -> None:
@@ -38,7 +38,7 @@ def _by_probe(title: str, cards: Mapping[str, ProbeCard], rows: Callable[[ProbeC
     cells = {name: rows(card) for name, card in cards.items()}
     table = Table(title, *cells)
     for label in dict.fromkeys(label for column in cells.values() for label in column):
-        table.add_row(label, *(column.get(label, _NOTHING) for column in cells.values()))
+        table.add_row(label, *(column.get(label, NOTHING) for column in cells.values()))
     return table
 
 
@@ -52,17 +52,17 @@ def _comparisons(card: ProbeCard) -> dict[str, str]:
 
 
 def _shifts(card: ProbeCard) -> dict[str, str]:
-    return {case.name: f"{_rate(case.fnr)}, {_rate(case.fpr)}" for case in card.shifts}
+    return {case.name: f"{rate(case.fnr)}, {rate(case.fpr)}" for case in card.shifts}
 
 
 def _effects(name: str, card: DirectionCard) -> Table:
     table = Table(f"effect of {name}", "steering", "before", "after (95 %)")
     for effect in card.effects:
-        before = _NOTHING if effect.before is None else _quantity(effect.before, effect.unit)
+        before = NOTHING if effect.before is None else _quantity(effect.before, effect.unit)
         table.add_row(effect.name, effect.steering, before, _estimate(effect.after, effect.unit))
     for control in card.random:
         change = f"{control.mean:+.1%} on average, {control.worst:+.1%} at worst"
-        table.add_row(f"{control.n} random directions: change", control.operator, _NOTHING, change)
+        table.add_row(f"{control.n} random directions: change", control.operator, NOTHING, change)
     return table
 
 
@@ -75,5 +75,6 @@ def _quantity(value: float, unit: str) -> str:
     return f"{value:.1%}" if unit == "rate" else f"{value:.3g}"
 
 
-def _rate(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.1%}"
+def rate(value: float | None) -> str:
+    """A share in percent; ``NOTHING`` where it was not measured."""
+    return NOTHING if value is None else f"{value:.1%}"

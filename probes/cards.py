@@ -11,13 +11,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from probes.rates import Rate
 from probes.types import Frozen
 
 CARD_VERSION = 1
 
 
 class Estimate(Frozen):
-    """A figure with its 95 % interval (bootstrap over examples, unless said otherwise)."""
+    """A figure with its 95 % interval (bootstrap, unless said otherwise)."""
 
     value: float
     low: float
@@ -56,8 +57,9 @@ class ReliabilityBin(Frozen):
 
 
 class CalibrationCard(Frozen):
-    """How good the probabilities are. ``ece``: expected calibration error; ``brier``: mean squared error."""
+    """How good probabilities of ``score`` are. ``ece``: expected calibration error, ``brier``: mean squared error."""
 
+    score: Literal["highest", "reported"] = "highest"
     method: Literal["platt", "isotonic"]
     ece: float
     brier: float
@@ -141,11 +143,7 @@ class CascadePoint(Frozen):
 
 
 class HeatMap(Frozen):
-    """One conversation, token by token.
-
-    Attributes:
-        scores: of each token, None where it is not read. tripped_at: index of the token, or None.
-    """
+    """One conversation. ``scores``: of each token, None where it is not read. ``tripped_at``: index of a token."""
 
     id: str
     label: int
@@ -164,10 +162,10 @@ class ProbeCard(Frozen):
     """Everything that was measured about one probe.
 
     Attributes:
-        reads: which tokens, in words. tpr_at: by allowed false-positive rate, written as ``"0.01"``, at the threshold
-            that is served; its interval is exact (Clopper and Pearson 1934).
-        by_seed: AUROC of the chosen configuration refitted with each seed.
-        conditions: further figures by name, such as ``auroc_ablated``.
+        reads: which tokens, in words. n_families: that the bootstrap drew whole; None: it drew examples one by one.
+        tpr_at, measured_fpr_at, fpr_interval_at: by allowed rate, ``"0.01"``, at the served threshold. Intervals are
+            exact (Clopper and Pearson 1934), or those of the bootstrap over families where these are wider.
+        by_seed: AUROC of the chosen configuration refitted with each seed. conditions: further figures by name.
         roc: false-positive rate, true-positive rate. worst: families with most errors, worst first.
     """
 
@@ -176,10 +174,12 @@ class ProbeCard(Frozen):
     n_positive: int
     n_negative: int
     n_unscored: int
+    n_families: int | None = None
     auroc: Estimate
     auprc: Estimate
-    tpr_at: dict[str, Estimate]
-    measured_fpr_at: dict[str, float]
+    tpr_at: dict[Rate, Estimate]
+    measured_fpr_at: dict[Rate, float]
+    fpr_interval_at: dict[Rate, tuple[float, float]] = Field(default_factory=dict)
     by_seed: tuple[float, ...]
     conditions: dict[str, float] = Field(default_factory=dict)
     candidates: tuple[Candidate, ...]

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from probes.bundle import Bundle
-from probes.card_tables import print_card
+from probes.card_tables import NOTHING, print_card, rate
 from probes.cards import Card, ProbeCard
 from probes.types import Direction, Probe, Threshold
 
@@ -33,7 +33,7 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
     if manifest.directions:
         names = [d.name for d in manifest.directions]
         console.print(_columns("direction", names, [_direction_rows(d) for d in manifest.directions]))
-    console.print("[dim]Figures of the test split; TPR and FPR at the first threshold.[/]")
+    console.print("[dim]Figures of the test split; TPR and FPR at the first validation threshold.[/]")
     print_card(console, card)
 
 
@@ -47,8 +47,8 @@ def _columns(title: str, names: Sequence[str], items: Sequence[Mapping[str, str]
     """One column for each item, one row for each figure that any of them has."""
     table = Table(title, *names)
     for label in dict.fromkeys(label for item in items for label in item):
-        cells = [item.get(label, "-") for item in items]
-        if any(cell != "-" for cell in cells):
+        cells = [item.get(label, NOTHING) for item in items]
+        if any(cell != NOTHING for cell in cells):
             table.add_row(label, *cells)
     return table
 
@@ -62,17 +62,18 @@ def _probe_rows(probe: Probe, card: ProbeCard | None) -> dict[str, str]:
         "fold": probe.fold.kind.value,
         "AUROC": _number(m.get("auroc")),
         "  95 % interval": _interval(m.get("auroc_low"), m.get("auroc_high")),
+        "  of families": f"{m['n_families']:.0f}" if m.get("n_families") else NOTHING,
         "  from words alone": _number(m.get("auroc_text_baseline")),
         "  from length alone": _number(m.get("auroc_length_baseline")),
         "AUROC, refusal ablated": _number(m.get("auroc_ablated")),
     }
     rows |= {_threshold(t): f"{t.value:.3f}" for t in probe.thresholds}
     return rows | {
-        "TPR": _rate(m.get("tpr")),
-        "TPR, refusal ablated": _rate(m.get("tpr_ablated")),
-        "FPR": _rate(m.get("fpr")),
+        "TPR": rate(m.get("tpr")),
+        "TPR, refusal ablated": rate(m.get("tpr_ablated")),
+        "FPR, measured": rate(m.get("fpr")),
         "positives, negatives": f"{m.get('n_positive', 0):.0f}, {m.get('n_negative', 0):.0f}",
-        "unscored": f"{m['n_unscored']:.0f}" if m.get("n_unscored") else "-",
+        "unscored": f"{m['n_unscored']:.0f}" if m.get("n_unscored") else NOTHING,
     }
 
 
@@ -86,6 +87,7 @@ def _figures(probe: Probe, card: ProbeCard) -> dict[str, float]:
         "n_positive": card.n_positive,
         "n_negative": card.n_negative,
         "n_unscored": card.n_unscored,
+        "n_families": card.n_families or 0,
         **card.conditions,
     }
     if fpr in card.tpr_at:
@@ -105,19 +107,15 @@ def _direction_rows(direction: Direction) -> dict[str, str]:
     return {
         "layer": str(direction.layer),
         "magnitude": f"{direction.magnitude:.2f}",
-        "ablated: answered": _rate(m.get("bypass_rate")),
-        "added: refused": _rate(m.get("induce_rate")),
+        "ablated: answered": rate(m.get("bypass_rate")),
+        "added: refused": rate(m.get("induce_rate")),
         "KL on answered (nats)": _number(m.get("kl")),
     }
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
+    return NOTHING if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return NOTHING if value is None else f"{value:.3f}"

@@ -90,7 +90,8 @@ class Threshold(Frozen):
         data: name of the split, for people.
         method: ``empirical``: the lowest cut whose rate on those negatives is allowed; ``conformal``: one whose
             expected rate on exchangeable negatives is allowed, if the probe was not chosen on the same ones.
-        fpr_high: with 95 % confidence, the false-positive rate on traffic like those negatives is no higher.
+        fpr_high: with 95 % confidence, the false-positive rate on traffic like those negatives is no higher, again if
+            the probe was not chosen on them; what was measured on others is in the card.
     """
 
     value: float

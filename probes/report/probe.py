@@ -9,6 +9,17 @@ from probes.report.heat import heat
 from probes.report.text import estimate, number, share, words
 from probes.types import Probe
 
+_ON_THRESHOLDS = (
+    "A threshold is set on validation negatives, on which the probe was chosen as well: fewer trip there than of new "
+    "ones, and the bound of 95% confidence is somewhat too low. FPR measured is of the test negatives, on which "
+    "nothing was chosen: that is the rate to believe."
+)
+_OF_SCORES = {
+    "reported": "Of the reported score: that of a verdict at the first threshold, the one that tripped or the newest.",
+    "highest": "Of the highest folded score of a response; a verdict reports the one that tripped, or the newest, and "
+    "its probabilities may be further from the shares.",
+}
+
 
 def probe_section(name: str, anchor: str, card: ProbeCard, probe: Probe | None) -> Section:
     """Everything that the card says about the probe ``name``; ``probe`` is None where the bundle has no such probe."""
@@ -47,6 +58,7 @@ def _facts(card: ProbeCard, probe: Probe | None) -> Table:
         ),
         ("AUROC", estimate(card.auroc)),
         ("AUPRC", estimate(card.auprc)),
+        ("95% intervals over", "examples" if card.n_families is None else f"{card.n_families:,} template families"),
         ("AUROC by seed", ", ".join(number(v) for v in card.by_seed) or "not measured"),
     ]
     return Table("In short", ("", ""), tuple(rows))
@@ -54,12 +66,16 @@ def _facts(card: ProbeCard, probe: Probe | None) -> Table:
 
 def _discrimination(anchor: str, card: ProbeCard, probe: Probe | None) -> list[Block]:
     rows = tuple(tables.operating_points(card, probe))
-    table: Block = Table("At each threshold", tables.POINT_COLUMNS, rows) if rows else absent("Operating points")
+    table: list[Block] = (
+        [Table("At each threshold", tables.POINT_COLUMNS, rows), Paragraph(_ON_THRESHOLDS)]
+        if rows
+        else [absent("Operating points")]
+    )
     if not card.roc.x:
-        return [table, absent("ROC curve")]
+        return [*table, absent("ROC curve")]
     data = tables.points("ROC", ("False-positive rate", "True-positive rate"), card.roc.x, card.roc.y)
     caption = "ROC; whiskers are 95% intervals of the TPR, the dotted line is chance"
-    return [table, Chart(charts.roc(f"{anchor}-roc", card), caption, data)]
+    return [*table, Chart(charts.roc(f"{anchor}-roc", card), caption, data)]
 
 
 def _scores(anchor: str, card: ProbeCard, probe: Probe | None) -> list[Block]:
@@ -83,7 +99,7 @@ def _calibration(anchor: str, card: ProbeCard) -> list[Block]:
     found = card.calibration
     said = (
         f"{found.method.capitalize()} calibration: expected calibration error (ECE) {number(found.ece)}, "
-        f"Brier score {number(found.brier)}. Lower is better for both."
+        f"Brier score {number(found.brier)}. Lower is better for both. {_OF_SCORES[found.score]}"
     )
     bins = [(b.predicted, b.observed, b.n) for b in found.bins]
     if not bins:

@@ -19,11 +19,11 @@ def operating_points(card: ProbeCard, probe: Probe | None) -> list[tuple[str, ..
     card has the conditions ``tpr_<method>_<rate>`` and ``fpr_<method>_<rate>``.
     """
     tpr = {float(rate): value for rate, value in card.tpr_at.items()}
-    fpr = {float(rate): value for rate, value in card.measured_fpr_at.items()}
+    fpr = {float(rate): _measured(card, rate) for rate in card.measured_fpr_at}
     rows: list[tuple[str, ...]] = []
     seen: set[float] = set()
     for t in probe.thresholds if probe else ():
-        figures = (estimate(tpr.get(t.fpr), share), share(fpr.get(t.fpr)))
+        figures = (estimate(tpr.get(t.fpr), share), fpr.get(t.fpr, NOT_MEASURED))
         if t.fpr in seen:
             of = f"{t.method}_{t.fpr:g}"
             figures = (share(card.conditions.get(f"tpr_{of}")), share(card.conditions.get(f"fpr_{of}")))
@@ -31,10 +31,19 @@ def operating_points(card: ProbeCard, probe: Probe | None) -> list[tuple[str, ..
         rows.append((f"{limit(t.fpr)}{kind}", number(t.value), *figures, _provenance(t)))
         seen.add(t.fpr)
     rows += [
-        (limit(rate), "not in the bundle", estimate(tpr.get(rate), share), share(fpr.get(rate)), "")
+        (limit(rate), "not in the bundle", estimate(tpr.get(rate), share), fpr.get(rate, NOT_MEASURED), "")
         for rate in sorted({*tpr, *fpr} - seen, reverse=True)
     ]
     return rows
+
+
+def _measured(card: ProbeCard, rate: str) -> str:
+    """With its interval, which cards of earlier versions lack."""
+    value = card.measured_fpr_at[rate]
+    if rate not in card.fpr_interval_at:
+        return share(value)
+    low, high = card.fpr_interval_at[rate]
+    return estimate(Estimate(value=value, low=low, high=high), share)
 
 
 def _provenance(t: Threshold) -> str:

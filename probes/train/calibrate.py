@@ -1,4 +1,8 @@
-"""From folded scores on validation data to thresholds, probabilities and a reference for drift."""
+"""From folded scores on validation data to thresholds, probabilities and a reference for drift.
+
+Thresholds and the reference are of the statistic, probabilities of the score that a verdict reports
+(:mod:`probes.train.statistic`).
+"""
 
 from __future__ import annotations
 
@@ -88,7 +92,7 @@ def calibrate(scores: Floats, labels: Labels) -> Calibration:
     """Probability of the label from the folded score: Platt's sigmoid, and isotonic from 1,000 examples on.
 
     Args:
-        scores: ``(n,)`` fp64, scored examples only.
+        scores: ``(n,)`` fp64, as verdicts report them, scored examples only.
         labels: ``(n,)`` 0 or 1.
 
     Raises:

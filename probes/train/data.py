@@ -64,8 +64,8 @@ def read_dataset(folder: Path) -> Dataset:
 
     Raises:
         DataError: unreadable or invalid lines (with file, line and field), ids used twice, the same
-            conversation in two splits, a concept about prompts and responses both, a split without
-            unshifted examples of both labels, or examples that are not as ``splits.json`` froze them.
+            conversation in two splits (be it for two concepts), a concept about prompts and responses both, a
+            split without unshifted examples of both labels, or examples that are not as ``splits.json`` froze them.
     """
     places: dict[str, str] = {}
     by_concept: dict[str, list[Example]] = {}
@@ -78,6 +78,7 @@ def read_dataset(folder: Path) -> Dataset:
         digest.update(example.model_dump_json().encode() + b"\n")
     for concept, examples in by_concept.items():
         check_concept(concept, examples, places)
+    _check_across([e for examples in by_concept.values() for e in examples], places)
     if (path := folder / LOCK_FILE).exists():
         check_lock(read_lock(path), (e for examples in by_concept.values() for e in examples), path)
     return Dataset(examples={c: tuple(es) for c, es in sorted(by_concept.items())}, digest=digest.hexdigest())
@@ -159,6 +160,18 @@ def check_concept(concept: str, examples: Sequence[Example], places: Mapping[str
             raise DataError(
                 f"{concept}: split {split} has labels {sorted(labels)}; wanted examples of both 0 and 1 in each of "
                 f"{', '.join(SPLITS)}."
+            )
+
+
+def _check_across(examples: Sequence[Example], places: Mapping[str, str]) -> None:
+    """Concepts learn from each other: a direction is taken out of other probes, an autoencoder reads all of them."""
+    seen: dict[tuple[Message, ...], Example] = {}
+    for example in examples:
+        twin = seen.setdefault(example.messages, example)
+        if twin.split != example.split:
+            raise DataError(
+                f"{places[example.id]}: the same conversation is in {twin.split} for {twin.concept} "
+                f"({places[twin.id]}) and in {example.split} for {example.concept}. Keep it in one split."
             )
 
 

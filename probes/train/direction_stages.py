@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from probes.cards import DirectionCard, Effect
-from probes.train.cases import probe_prompts
+from probes.train.cases import of_both_labels, probe_prompts
 from probes.train.checkpoint import Result, key_of
 from probes.train.data import SPLITS
 from probes.train.directions import cast
-from probes.train.directions.behaviour import find_first_tokens, thinned
+from probes.train.directions.behaviour import find_first_tokens
 from probes.train.directions.card import with_effects
 from probes.train.directions.find import DirectionSettings, FoundDirection, find_direction
 from probes.train.directions.off_target import Reader, on_probes
@@ -20,8 +20,8 @@ from probes.train.readings import Reading
 from probes.train.run import Run
 from probes.train.stages import TrainedProbe
 
-_OFF_TARGET_EXAMPLES = 256
-_CONDITION_PROMPTS = 128
+_OFF_TARGET_EXAMPLES = 128  # of each label
+_CONDITION_PROMPTS = 128  # of each label
 
 
 def find_one(run: Run, concept: str) -> FoundDirection:
@@ -105,5 +105,5 @@ def _reader(run: Run, concept: str, trained: TrainedProbe) -> Reader:
         concept=concept,
         layer=probe.layer,
         statistic=lambda values, offsets: columns.statistic(values, offsets, reading),
-        examples=thinned(run.encoded[concept]["test"], _OFF_TARGET_EXAMPLES),
+        examples=of_both_labels(run.encoded[concept]["test"], _OFF_TARGET_EXAMPLES),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from probes.cards import DirectionCard, Estimate, Failure, ProbeCard
+from probes.train.data import Example
+from probes.train.families import divided_groups
 from probes.types import Direction, Probe
 
 MARGIN = 0.1  # AUROC by which a probe should be above what the words alone tell
@@ -14,6 +16,7 @@ _MAX_KL = 0.1
 _MAX_RANDOM = 0.05
 _SPREAD = 0.05
 _NEAR_CHANCE = 0.1
+_SHOWN = 3
 
 
 def probe_failures(probe: Probe, card: ProbeCard) -> Iterator[Failure]:
@@ -38,6 +41,24 @@ def probe_failures(probe: Probe, card: ProbeCard) -> Iterator[Failure]:
             what=f"{probe.name}: the best probe that was tried",
             found=f"{better.estimator} on layer {better.layer} reaches {better.auroc.value:.3f} on the validation "
             f"split, the chosen one {ours.auroc.value:.3f}; the engine has no such fold",
+        )
+
+
+def data_failures(concept: str, examples: Iterable[Example]) -> Iterator[Failure]:
+    """Where figures are too good, or too sure, because of the examples themselves; shifted ones are meant to repeat."""
+    plain = [e for e in examples if not e.shift]
+    divided, n = divided_groups(plain)
+    if divided:
+        names = ", ".join(" / ".join(filter(None, group)) for group in divided[:_SHOWN])
+        yield Failure(
+            what=f"{concept}: every template family in one split, so that none is known before the test",
+            found=f"{len(divided)} of {n} families are in several splits, such as {names}; plumbline data split keeps "
+            "families whole",
+        )
+    if repeated := len(plain) - len({e.messages for e in plain}):
+        yield Failure(
+            what=f"{concept}: every conversation once",
+            found=f"{repeated} of {len(plain)} repeat another one, and count as if they said something new",
         )
 
 

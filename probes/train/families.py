@@ -9,9 +9,10 @@ lets a template into two of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
-from probes.train.examples import Labelled, Message
+from probes.train.examples import Example, Labelled, Message, Split
 
 N_WORDS = 3
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -33,3 +34,14 @@ def derived_family(messages: Sequence[Message]) -> str:
 def group_of(example: Labelled) -> tuple[str, str]:
     """What a split must not divide: source and family, the family derived where none is given."""
     return example.source, example.family or derived_family(example.messages)
+
+
+def divided_groups(examples: Iterable[Example]) -> tuple[list[tuple[str, str]], int]:
+    """Groups that examples of several splits belong to, in order, and how many groups there are in all.
+
+    What is learned from a template in one split is known of it in the others: figures are then too good.
+    """
+    splits: defaultdict[tuple[str, str], set[Split]] = defaultdict(set)
+    for example in examples:
+        splits[group_of(example)].add(example.split)
+    return sorted(group for group, found in splits.items() if len(found) > 1), len(splits)

@@ -22,7 +22,7 @@ from probes.train.encode import Encoded
 from probes.train.estimators.recipes import RECIPES, Dense, Folded
 from probes.train.estimators.sequences import Sequences
 from probes.train.readings import Reading, Rows
-from probes.train.statistic import statistics
+from probes.train.statistic import reported, statistics
 
 Condition = Literal["plain", "ablated", "added"]
 Passes = Mapping[Condition, Activations]
@@ -101,6 +101,11 @@ class Columns:
         queries = self.queries(values)
         by_column = [statistics(s, offsets, reading.fold, reading.scope, queries) for s in self.scores(values).T]
         return np.asarray(np.sum(by_column, axis=0))  # several columns have the fold `max`, which never falls
+
+    def reported(self, values: Tensor, offsets: Tensor, reading: Reading, threshold: float) -> Values:
+        """The score of every example that its verdict reports, of one column: ``(n_examples,)`` fp64, NaN unscored."""
+        (scores,) = self.scores(values).T
+        return reported(scores, offsets, reading.fold, reading.scope, threshold, self.queries(values))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ _CONDITIONS = ("auroc_ablated", "tpr_ablated", "fpr_ablated", "auroc_added", "tp
 
 
 def headline(card: ProbeCard, probe: Probe) -> dict[str, float]:
-    """Figures of the test split: AUROC with its interval, rates at the first threshold, counts, text baselines."""
+    """Figures of the test split: AUROC with its interval, rates at the first threshold, counts, text baselines.
+
+    ``n_families`` is 0 where intervals draw examples.
+    """
     rate = f"{probe.thresholds[0].fpr:g}"
     figures = {
         "auroc": card.auroc.value,
@@ -20,6 +23,7 @@ def headline(card: ProbeCard, probe: Probe) -> dict[str, float]:
         "n_positive": float(card.n_positive),
         "n_negative": float(card.n_negative),
         "n_unscored": float(card.n_unscored),
+        "n_families": float(card.n_families or 0),
     }
     figures |= {name: card.conditions[name] for name in _CONDITIONS if name in card.conditions}
     text = {c.name: c.auroc.value for c in card.comparisons if c.kind == "text"}

@@ -78,7 +78,9 @@ def judged(run: Run, concept: str, chosen: ChosenProbe) -> Judged:
         seeds=tuple(chosen.statistic(columns, values, offsets) for columns in selection.seeds),
         shifts=_shifts(run, concept, chosen),
         refit=refit,
-        random=_random(chosen, values, offsets),
+        random=random_directions(
+            selection.columns, task.removed, lambda columns: chosen.statistic(columns, values, offsets)
+        ),
         untrained=untrained_statistic(run, concept, configuration, task.families) if run.settings.untrained else None,
         decode=lambda ids: [run.model.tokenizer.decode([i]) for i in ids],
         seed=run.settings.seed,
@@ -104,9 +106,18 @@ def _shifts(run: Run, concept: str, chosen: ChosenProbe) -> Mapping[str, Scored]
     return found
 
 
-def _random(chosen: ChosenProbe, values: Tensor, offsets: Tensor) -> Callable[[np.random.Generator], Values]:
-    """Columns of the probe's size in random directions, which do not read the removed one either."""
-    columns, removed = chosen.selection.columns, chosen.bench.task.removed
+def random_directions(
+    columns: Columns, removed: Tensor | None, statistic: Callable[[Columns], Values]
+) -> Callable[[np.random.Generator], tuple[Values, Values]]:
+    """Columns of the probe's size in random directions, and their opposites; neither reads the removed direction.
+
+    The opposite of a direction has opposite token scores, but no opposite statistic: the highest of ``-s`` is not
+    minus the highest of ``s``.
+
+    Args:
+        columns: of the probe. removed: ``(d_model,)`` fp32 unit vector that it does not read, or None.
+        statistic: what any columns make of the test examples.
+    """
 
     def draw(rng: np.random.Generator, like: Tensor) -> Tensor:
         vector = torch.from_numpy(rng.normal(size=len(like)))
@@ -115,9 +126,10 @@ def _random(chosen: ChosenProbe, values: Tensor, offsets: Tensor) -> Callable[[n
         scaled: Tensor = vector * (like.double().norm() / vector.norm())
         return scaled.float()
 
-    def random(rng: np.random.Generator) -> Values:
+    def random(rng: np.random.Generator) -> tuple[Values, Values]:
         weights = torch.stack([draw(rng, column) for column in columns.weights.T], dim=1)
         query = None if columns.query is None else draw(rng, columns.query)
-        return chosen.statistic(Columns(weights, torch.zeros(weights.shape[1]), query), values, offsets)
+        unbiased = torch.zeros(weights.shape[1])
+        return statistic(Columns(weights, unbiased, query)), statistic(Columns(-weights, unbiased, query))
 
     return random

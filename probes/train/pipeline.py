@@ -25,7 +25,7 @@ from probes.cards import Card, Failure
 from probes.errors import DataError, NoDirectionError
 from probes.train.direction_stages import find_one, judged_with_probes
 from probes.train.directions.find import FoundDirection
-from probes.train.failures import direction_failures, probe_failures
+from probes.train.failures import data_failures, direction_failures, probe_failures
 from probes.train.progress import Reporter
 from probes.train.run import Run, prepare
 from probes.train.settings import REFUSAL, Settings
@@ -33,8 +33,9 @@ from probes.train.stages import TrainedProbe, train_probe
 from probes.types import Manifest, ModelInfo
 
 _ADVICE = (
-    "Figures are of the test split of the given data, for this model only. Thresholds hold their false-positive "
-    "rate on traffic like the validation negatives; watch drift, and recalibrate on your own traffic."
+    "Figures are of the test split of the given data, for this model only. Thresholds were set on validation "
+    "negatives, on which the probe was chosen as well: the false-positive rate to believe is the measured one, and on "
+    "traffic like the test negatives only. Watch drift, and recalibrate on your own traffic."
 )
 _NOT_SETTINGS = {"model", "data", "out", "work", "name", "version", "overwrite", "threads", "note"}
 
@@ -106,7 +107,8 @@ def _card(
     seconds: float,
 ) -> Card:
     settings = run.settings
-    failures = [*failures, *(f for t in trained.values() for f in probe_failures(t.probe, t.card))]
+    data = (f for concept, examples in run.dataset.examples.items() for f in data_failures(concept, examples))
+    failures = [*data, *failures, *(f for t in trained.values() for f in probe_failures(t.probe, t.card))]
     failures += [f for d in found.values() for f in direction_failures(d.direction, d.card)]
     return Card(
         note=settings.note,

@@ -17,12 +17,13 @@ from probes.train.checkpoint import Checkpoints, key_of
 from probes.train.collect import Activations, Through, check_space, collect, make_job
 from probes.train.data import SPLITS, Dataset, Example, Split, read_dataset
 from probes.train.encode import Encoded, Positions, encode_example
+from probes.train.failures import data_failures
 from probes.train.model import LoadedModel, load_model
 from probes.train.progress import Reporter
 from probes.train.settings import REFUSAL, Settings, idle_cores
 from probes.types import Fingerprint, RoleMarkers
 
-_STAGES = 3  # raise when a stage computes something else than before: kept results are then not reused
+_STAGES = 4  # raise when a stage computes something else than before: kept results are then not reused
 
 EncodedSplits = Mapping[Split, tuple[Encoded, ...]]
 
@@ -104,6 +105,8 @@ def prepare(settings: Settings, reporter: Reporter) -> Run:
     for concept, counts in dataset.counts().items():
         parts = ", ".join(f"{split_and_label}: {n}" for split_and_label, n in counts.items())
         reporter.say(f"{concept}: {sum(counts.values())} examples ({parts})")
+        for failure in data_failures(concept, dataset.examples[concept]):
+            reporter.say(f"warning: {failure.what}: {failure.found}")
     _check_negatives(dataset, settings.fprs)
     fingerprint = fingerprint_model(settings.model)
     torch.set_num_threads(settings.threads or idle_cores())

@@ -17,16 +17,13 @@ from probes.train.data import Split
 from probes.train.directions.find import FoundDirection
 from probes.train.evaluation.card import probe_card
 from probes.train.families import group_of
-from probes.train.fit import Columns, Condition, Passes, Task
+from probes.train.fit import MAX_ROWS, MAX_SEQUENCES, Columns, Condition, Passes, Task
 from probes.train.headline import headline
 from probes.train.judged import ChosenProbe, judged
 from probes.train.model import ablated, added
 from probes.train.run import Run
 from probes.train.select import Options, Selection, select
 from probes.types import Probe
-
-_OFF_TARGET_EXAMPLES = 256
-_DIRECTION_CASES = 256  # of each kind: a rate's interval is then at most 6 points wide on either side
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ def compute_probe(run: Run, concept: str, direction: FoundDirection | None) -> T
         removed=steered.vector if steered else None,
         seed=settings.seed,
     )
+    _say_sampled(run, concept, task)
     bench = Bench(task)
     layers = settings.layers or tuple(range(len(run.model.layers)))
     options = Options(settings.estimators, layers, settings.n_seeds)
@@ -100,23 +98,37 @@ def compute_probe(run: Run, concept: str, direction: FoundDirection | None) -> T
     return TrainedProbe(probe, selection.columns.weights[:, 0].clone(), selection.columns.query, card)
 
 
+def _say_sampled(run: Run, concept: str, task: Task) -> None:
+    """What the fit does not see: no part of the training data is left out silently."""
+    counts = {
+        "tokens": (sum(int(a.offsets[-1]) for a in task.train.values()), MAX_ROWS),
+        "sequences": (sum(len(a.examples) for a in task.train.values()), MAX_SEQUENCES),
+    }
+    for what, (n, most) in counts.items():
+        if n > most:
+            run.reporter.say(f"{concept}: estimators that learn from {what} see {most:,} of {n:,}, drawn at random")
+
+
 def _calibrated(run: Run, concept: str, bench: Bench, selection: Selection) -> Probe:
     """The probe with thresholds, calibration and reference, from the validation split."""
     configuration, plain = selection.configuration, bench.task.validation["plain"]
     values = bench.at(configuration.layer).validation["plain"]
-    statistic = selection.columns.statistic(values, plain.offsets, configuration.reading)
+    columns, reading = selection.columns, configuration.reading
+    statistic = columns.statistic(values, plain.offsets, reading)
     labels = np.array([e.label for e in plain.examples], dtype=np.int64)
     scored = ~np.isnan(statistic)
     negatives = statistic[scored & (labels == 0)]
+    thresholds = set_thresholds(negatives, run.settings.fprs, f"validation split of {concept}")
+    named = columns.reported(values, plain.offsets, reading, thresholds[0].value)
     return Probe(
         name=concept,
         concept=concept,
         layer=configuration.layer,
-        bias=float(selection.columns.bias[0]),
-        fold=configuration.reading.fold,
-        scope=configuration.reading.scope,
-        thresholds=set_thresholds(negatives, run.settings.fprs, f"validation split of {concept}"),
-        calibration=calibrate(statistic[scored], labels[scored]),
+        bias=float(columns.bias[0]),
+        fold=reading.fold,
+        scope=reading.scope,
+        thresholds=thresholds,
+        calibration=calibrate(named[scored], labels[scored]),
         reference=reference_histogram(negatives),
     )
 

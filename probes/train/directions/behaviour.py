@@ -47,8 +47,9 @@ class Cases:
 
 
 def thinned(items: tuple[_T, ...], most: int) -> tuple[_T, ...]:
-    """At most ``most`` of them, evenly over their order."""
-    return items[:: max(1, -(-len(items) // most))]
+    """At most ``most`` of them, as many as there are up to that, evenly over their order."""
+    n = min(most, len(items))
+    return tuple(items[i * len(items) // n] for i in range(n))
 
 
 class Behaviour(Protocol):

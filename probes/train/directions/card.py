@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probes.cards import DirectionCard, Effect
+from probes.train.directions.behaviour import Cases
 from probes.train.directions.controls import dose_response, random_control
 from probes.train.directions.effects import Judge, Subject, on_behaviour, on_harmless_text
 from probes.train.directions.passes import Text
 from probes.train.directions.select import Candidate
-from probes.train.directions.written import write
+from probes.train.directions.written import choose_scope, write
 from probes.train.progress import Reporter
 
 
@@ -31,6 +32,7 @@ class CardSettings:
 
 def causal_card(
     subject: Subject,
+    validation: Cases,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     settings: CardSettings,
@@ -40,6 +42,7 @@ def causal_card(
 
     Args:
         subject: the direction.
+        validation: cases on which the positions are chosen at which adding works best.
         candidates: all that were tried. chosen: one of them.
         settings: how much is measured.
         reporter: told about progress.
@@ -48,10 +51,11 @@ def causal_card(
     method = ["difference of means"]
     answers: tuple[Text, ...] = ()
     if settings.judge is not None and settings.n_tokens:
+        scope = choose_scope(replace(subject, cases=validation), settings.judge, settings.n_tokens, reporter)
         written = write(subject, settings.judge, settings.n_tokens, reporter)
         effects += written.effects
         answers = written.answers
-        method.append(f"add at {written.scope} positions")
+        method.append(f"add at {scope} positions")
     if not chosen.admissible:
         method.append("no candidate met KL <= 0.1 and induce >= 0, this one is the nearest")
     return DirectionCard(

@@ -32,7 +32,7 @@ from probes.train.directions.card import CardSettings, causal_card
 from probes.train.directions.contrast import find_pairs, situations
 from probes.train.directions.effects import Judge, Subject
 from probes.train.directions.means import Difference, at_positions, over_responses
-from probes.train.directions.select import Candidate, choose, measure, measure_all
+from probes.train.directions.select import N_PROMPTS, Candidate, choose, measure, measure_all
 from probes.train.encode import Encoded
 from probes.train.model import LoadedModel
 from probes.train.progress import Reporter
@@ -93,11 +93,15 @@ class FoundDirection:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What is known about a concept in this model before any candidate is tried."""
+    """What is known about a concept in this model before any candidate is tried.
+
+    ``kept``: in how many test situations the model behaves as they are labelled, for people; only those count.
+    """
 
     behaviour: Behaviour
     cases: Mapping[Split, Cases]
     differences: list[Difference]
+    kept: str
 
 
 def find_direction(
@@ -146,7 +150,10 @@ def find_direction(
         model, evidence.behaviour, test, found.layer, found.unit, found.magnitude, found.origin, settings.seed
     )
     extent = CardSettings(settings.n_random, settings.n_tokens, _judge(model, evidence.behaviour, settings, reporter))
-    return FoundDirection(direction, found.unit, causal_card(subject, candidates, best, extent, reporter))
+    validation = evidence.cases["validation"].sample(N_PROMPTS)
+    card = causal_card(subject, validation, candidates, best, extent, reporter)
+    card = card.model_copy(update={"method": f"{card.method}; {evidence.kept}"})
+    return FoundDirection(direction, found.unit, card)
 
 
 def _about_prompts(
@@ -160,17 +167,18 @@ def _about_prompts(
     n_prompts = len(train) + sum(map(len, splits.values()))
     with reporter.track(f"{concept}: first tokens", n_prompts, "prompts") as advance:
         behaviour = find_first_tokens(model, train, concept, advance)
-        cases, kept = {}, {}
+        cases, kept, labels = {}, {}, {}
         for split, encoded in splits.items():
-            prompts = [Situation(e.ids) for e in encoded]
+            prompts, labels[split] = [Situation(e.ids) for e in encoded], [e.label for e in encoded]
             scores = behaviour.scores(model, prompts, advance=advance)
-            cases[split], kept[split] = by_behaviour(prompts, [e.label for e in encoded], scores, concept)
+            cases[split], kept[split] = by_behaviour(prompts, labels[split], scores, concept)
     chosen = {
         label: torch.tensor([k and e.label == label for e, k in zip(train, kept["train"], strict=True)])
         for label in (0, 1)
     }
     activations = activations_of("train")
-    return _Evidence(behaviour, cases, at_positions(activations, len(model.layers), chosen, reporter))
+    found = at_positions(activations, len(model.layers), chosen, reporter)
+    return _Evidence(behaviour, cases, found, _kept(cases["test"], labels["test"], "prompts"))
 
 
 def _about_responses(
@@ -183,18 +191,29 @@ def _about_responses(
 ) -> _Evidence:
     behaviour = Preference(concept)
     pairs = {split: find_pairs(found) for split, found in examples.items()}
-    cases, kept = {}, {}
+    cases, kept, labels = {}, {}, {}
     with reporter.track(f"{concept}: preferences", 2 * sum(map(len, pairs.values())), "situations") as advance:
         for split, encoded in splits.items():
-            choices, labels = situations(encoded, pairs[split])
+            choices, labels[split] = situations(encoded, pairs[split])
             scores = behaviour.scores(model, choices, advance=advance)
-            cases[split], kept[split] = by_behaviour(choices, labels, scores, concept)
+            cases[split], kept[split] = by_behaviour(choices, labels[split], scores, concept)
     chosen = {label: torch.zeros(len(splits["train"]), dtype=torch.bool) for label in (0, 1)}
     for pair, both in zip(pairs["train"], zip(kept["train"][::2], kept["train"][1::2], strict=True), strict=True):
         for label, i in zip((1, 0), pair, strict=True):
             chosen[label][i] = all(both)
     activations = activations_of("train")
-    return _Evidence(behaviour, cases, over_responses(activations, len(model.layers), chosen, reporter))
+    found = over_responses(activations, len(model.layers), chosen, reporter)
+    n_pairs, n = len(pairs["test"]), len(splits["test"])
+    of = f"situations, two for each of {n_pairs} pairs among {n} examples,"
+    return _Evidence(behaviour, cases, found, _kept(cases["test"], labels["test"], of))
+
+
+def _kept(cases: Cases, labels: Sequence[int], of: str) -> str:
+    n_positive = sum(labels)
+    return (
+        f"of the test {of} those count in which the model does as labelled: {len(cases.present)} of {n_positive} "
+        f"positives, {len(cases.absent)} of {len(labels) - n_positive} negatives"
+    )
 
 
 def _judge(model: LoadedModel, behaviour: Behaviour, settings: DirectionSettings, reporter: Reporter) -> Judge | None:

@@ -19,7 +19,7 @@ from probes.train.directions.effects import SCOPES, Judge, Subject
 from probes.train.directions.figures import perplexity, share
 from probes.train.directions.passes import Text, greedy, log_likelihoods
 from probes.train.interventions import PLAIN, ApplyScope, Steering, ablate
-from probes.train.progress import Reporter
+from probes.train.progress import Advance, Reporter
 
 _ALIKE = 0.02  # rates that differ by less are not told apart by their text
 
@@ -31,12 +31,10 @@ class Written:
     Attributes:
         effects: rate of the behaviour in the text, and the text's perplexity for the unsteered model.
         answers: of the unsteered model where it does not show the behaviour, for other measurements.
-        scope: at which positions adding works best.
     """
 
     effects: tuple[Effect, ...]
     answers: tuple[Text, ...]
-    scope: ApplyScope
 
 
 def write(subject: Subject, judge: Judge, n_tokens: int, reporter: Reporter) -> Written:
@@ -48,27 +46,36 @@ def write(subject: Subject, judge: Judge, n_tokens: int, reporter: Reporter) -> 
         n_tokens: length of an answer.
         reporter: told about progress.
     """
-    cases, name, removed = subject.cases, subject.behaviour.name, ablate(subject.unit)
-    with reporter.track(f"text under {name}", 2 * len(cases.present) + 3 * len(cases.absent), "answers") as advance:
+    cases, removed = subject.cases, ablate(subject.unit)
+    total = 2 * len(cases.present) + (1 + len(SCOPES)) * len(cases.absent)
+    with reporter.track(f"text under {subject.behaviour.name}", total, "answers") as advance:
 
         def answers(situations: Sequence[Situation], steering: Steering) -> list[Text]:
-            prompts = [s.prompt for s in situations]
-            written = greedy(subject.model, prompts, n_tokens, steering, advance)
-            return [Text((*p, *w), len(p)) for p, w in zip(prompts, written, strict=True)]
+            return _answers(subject, situations, steering, n_tokens, advance)
 
         shown, hidden = answers(cases.present, PLAIN), answers(cases.absent, PLAIN)
         effects = _judged(subject, subject.shown, judge, removed.name, shown, answers(cases.present, removed))
-        by_scope = {}
         for scope in SCOPES:
             steering = subject.added(1.0, scope)
-            by_scope[scope] = _judged(
-                subject, subject.hidden, judge, steering.name, hidden, answers(cases.absent, steering)
-            )
-    return Written(
-        effects=(*effects, *(e for found in by_scope.values() for e in found)),
-        answers=tuple(t for t in hidden if t.n_judged),
-        scope=best_scope({scope: tuple(e.after.value for e in found) for scope, found in by_scope.items()}),
-    )
+            effects += _judged(subject, subject.hidden, judge, steering.name, hidden, answers(cases.absent, steering))
+    return Written(tuple(effects), tuple(t for t in hidden if t.n_judged))
+
+
+def choose_scope(subject: Subject, judge: Judge, n_tokens: int, reporter: Reporter) -> ApplyScope:
+    """At which positions adding works best, by what the model then writes.
+
+    Args:
+        subject: the direction, with cases that are not the test split's.
+        judge, n_tokens, reporter: as of :func:`write`.
+    """
+    absent, name = subject.cases.absent, subject.behaviour.name
+    found: dict[ApplyScope, tuple[float, ...]] = {}
+    with reporter.track(f"positions to add {name} at", len(SCOPES) * len(absent), "answers") as advance:
+        for scope in SCOPES:
+            texts = _answers(subject, absent, subject.added(1.0, scope), n_tokens, advance)
+            read = _perplexity(subject, texts)
+            found[scope] = (_rate(texts, judge).value, *([read.value] if read else []))
+    return best_scope(found)
 
 
 def best_scope(found: Mapping[ApplyScope, tuple[float, ...]]) -> ApplyScope:
@@ -82,17 +89,29 @@ def best_scope(found: Mapping[ApplyScope, tuple[float, ...]]) -> ApplyScope:
     return min(alike, key=lambda scope: found[scope][1:] or (math.inf,))
 
 
+def _answers(
+    subject: Subject, situations: Sequence[Situation], steering: Steering, n_tokens: int, advance: Advance
+) -> list[Text]:
+    prompts = [s.prompt for s in situations]
+    written = greedy(subject.model, prompts, n_tokens, steering, advance)
+    return [Text((*p, *w), len(p)) for p, w in zip(prompts, written, strict=True)]
+
+
+def _rate(texts: Sequence[Text], judge: Judge) -> Estimate:
+    return share(torch.tensor([judge(t.ids[t.start :]) for t in texts]))
+
+
 def _judged(
     subject: Subject, where: str, judge: Judge, steering: str, before: Sequence[Text], after: Sequence[Text]
 ) -> list[Effect]:
-    rates = [torch.tensor([judge(t.ids[t.start :]) for t in texts]).double() for texts in (before, after)]
+    rates = [_rate(texts, judge) for texts in (before, after)]
     read = [_perplexity(subject, texts) for texts in (before, after)]
     found = [
         Effect(
             name=f"{where}, in the text",
             steering=steering,
-            before=float(rates[0].mean()),
-            after=share(rates[1]),
+            before=rates[0].value,
+            after=rates[1],
         )
     ]
     if read[1] is not None:

@@ -2,7 +2,7 @@
 
     inputs      what has to be known before anything is measured
     ranking     AUROC, average precision and TPR at FPR <= alpha, for many weightings of the examples at once
-    intervals   stratified bootstrap, exact binomial intervals
+    intervals   bootstrap over families or examples, exact binomial intervals
     operating   rates at the served thresholds, at the test split's own rate, under other conditions
     curves      ROC curve, histograms, reliability
     groups      by length, by source, worst families

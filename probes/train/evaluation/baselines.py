@@ -15,9 +15,11 @@ from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
 from probes.cards import Comparison
 from probes.train.data import Example
+from probes.train.evaluation.inputs import Scored
 from probes.train.evaluation.intervals import auroc_estimate, auroc_gap
 from probes.train.metrics import Floats, Labels, auroc
 from probes.train.progress import Reporter
+from probes.train.statistic import worst_case
 
 INVERSE_REGULARISATION = (1.0, 100.0)
 
@@ -25,8 +27,7 @@ INVERSE_REGULARISATION = (1.0, 100.0)
 def text_baselines(
     train: Sequence[Example],
     validation: Sequence[Example],
-    test: Sequence[Example],
-    scores: Floats,
+    test: Scored,
     seed: int,
     reporter: Reporter,
 ) -> tuple[Comparison, ...]:
@@ -34,15 +35,16 @@ def text_baselines(
 
     Args:
         train: what the probe was fitted on. validation: what it was chosen on. test: what it is judged on.
-        scores: ``(n_test,)`` fp64, the probe's, ``-inf`` where unscored.
         seed: of the bootstrap.
         reporter: told about progress.
     """
-    labels = _labels(test)
+    labels, families = test.labels, test.families
+    scores = worst_case(test.statistic, labels)
     found = []
     with reporter.track("text baselines", 3, "baselines") as advance:
-        for name, decisions in baseline_scores(train, validation, test):
-            estimate, gap = auroc_estimate(decisions, labels, seed), auroc_gap(scores, decisions, labels, seed)
+        for name, decisions in baseline_scores(train, validation, test.examples):
+            estimate = auroc_estimate(decisions, labels, seed, families)
+            gap = auroc_gap(scores, decisions, labels, seed, families)
             found.append(Comparison(name=name, kind="text", auroc=estimate, gap=gap))
             advance(1)
     return tuple(sorted(found, key=lambda c: -c.auroc.value))

@@ -15,10 +15,10 @@ from probes.train.evaluation.groups import by_length, by_source, worst_families
 from probes.train.evaluation.heat import heat_maps
 from probes.train.evaluation.inputs import Judged, Scored
 from probes.train.evaluation.intervals import bootstrap
-from probes.train.evaluation.operating import further_figures, n_unscored, served, tpr_estimate
+from probes.train.evaluation.operating import fpr_estimate, further_figures, n_unscored, served, tpr_estimate
 from probes.train.evaluation.ranking import Ranking
 from probes.train.evaluation.shifts import shift_cases
-from probes.train.metrics import auroc, rate_at
+from probes.train.metrics import auroc
 from probes.train.progress import Reporter
 from probes.train.statistic import never_trips, worst_case
 from probes.types import Probe, Scope
@@ -39,37 +39,39 @@ def probe_card(judged: Judged, reporter: Reporter) -> ProbeCard:
     holds is in :func:`~probes.train.evaluation.operating.further_figures`.
 
     Raises:
-        DataError: the test split has one label only, or no scored example.
+        DataError: the test split has one label only, or no scored negative.
     """
     probe, test = judged.probe, judged.test
     _check(test, probe)
     labels, scores, threshold = test.labels, never_trips(test.statistic), probe.thresholds[0].value
-    ranked, scored = worst_case(test.statistic, labels), ~np.isnan(test.statistic)
+    ranked, families = worst_case(test.statistic, labels), test.families
     ranking = Ranking.of(ranked, labels)
     thresholds = served(probe.thresholds)
-    validation = judged.validation.examples
+    rates = {rate: fpr_estimate(test, t.value, judged.seed) for rate, t in thresholds.items()}
     return ProbeCard(
         concept=probe.concept,
         reads=reads(probe),
         n_positive=int(labels.sum()),
         n_negative=int((labels == 0).sum()),
         n_unscored=n_unscored(test.statistic),
-        auroc=bootstrap(ranking.auroc, labels, judged.seed),
-        auprc=bootstrap(ranking.average_precision, labels, judged.seed),
-        tpr_at={rate: tpr_estimate(scores, labels, t.value) for rate, t in thresholds.items()},
-        measured_fpr_at={rate: rate_at(scores[scored & (labels == 0)], t.value) for rate, t in thresholds.items()},
+        n_families=None if families is None else int(families.max()) + 1,
+        auroc=bootstrap(ranking.auroc, labels, judged.seed, families=families),
+        auprc=bootstrap(ranking.average_precision, labels, judged.seed, families=families),
+        tpr_at={rate: tpr_estimate(test, t.value, judged.seed) for rate, t in thresholds.items()},
+        measured_fpr_at={rate: found.value for rate, found in rates.items()},
+        fpr_interval_at={rate: (found.low, found.high) for rate, found in rates.items()},
         by_seed=tuple(auroc(worst_case(statistic, labels), labels) for statistic in judged.seeds),
         conditions=further_figures(judged),
         candidates=judged.candidates,
         roc=roc_points(ranked, labels),
-        calibration=calibration_card(probe.calibration, test.statistic, labels),
+        calibration=calibration_card(probe.calibration, test.reported(probe), labels),
         histograms=histograms(test.statistic, labels),
         by_length=by_length(test.encoded, scores, threshold),
         by_source=by_source(test.examples, scores, threshold),
         worst=worst_families(test.examples, scores, threshold),
         detection=detection_time(probe, test),
         comparisons=(
-            *text_baselines(judged.train, validation, test.examples, ranked, judged.seed, reporter),
+            *text_baselines(judged.train, judged.validation.examples, test, judged.seed, reporter),
             *controls(judged, reporter),
         ),
         shifts=shift_cases(judged.shifts, threshold),
@@ -91,8 +93,8 @@ def _check(test: Scored, probe: Probe) -> None:
             f"{probe.name}: all {len(test.examples)} test examples have label {found.tolist()}; figures need both 0 "
             "and 1. Add examples of the other label to the test split."
         )
-    if np.isnan(test.statistic).all():
+    if np.isnan(negatives := test.statistic[test.labels == 0]).all():
         raise DataError(
-            f"{probe.name}: none of {len(test.examples)} test examples has a score. Is the fold's min_tokens "
+            f"{probe.name}: none of {len(negatives)} test negatives has a score. Is the fold's min_tokens "
             f"({probe.fold.min_tokens}) more than the {probe.scope} scope holds?"
         )

@@ -44,19 +44,19 @@ def histograms(statistic: Floats, labels: Labels) -> Histograms:
     return Histograms(edges=tuple(edges.tolist()), positive=tuple(positive.tolist()), negative=tuple(negative.tolist()))
 
 
-def calibration_card(calibration: Calibration, statistic: Floats, labels: Labels) -> CalibrationCard:
+def calibration_card(calibration: Calibration, reported: Floats, labels: Labels) -> CalibrationCard:
     """Reliability in ten bins of one width, expected calibration error and Brier score, over scored examples.
 
     Args:
         calibration: as it is served.
-        statistic: ``(n,)`` fp64, NaN where unscored; at least one is scored.
+        reported: ``(n,)`` fp64, the scores of the verdicts, NaN where unscored; at least one is scored.
         labels: ``(n,)``.
 
     Source: Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning"
     (ECE); Brier 1950, "Verification of forecasts expressed in terms of probability".
     """
-    scored = ~np.isnan(statistic)
-    probabilities = np.array([calibration.probability(float(s)) for s in statistic[scored]])
+    scored = ~np.isnan(reported)
+    probabilities = np.array([calibration.probability(float(s)) for s in reported[scored]])
     outcomes = labels[scored]
     n_bins = N_RELIABILITY_BINS
     places = np.minimum((probabilities * n_bins).astype(np.int64), n_bins - 1)
@@ -65,6 +65,7 @@ def calibration_card(calibration: Calibration, statistic: Floats, labels: Labels
     )
     filled = sizes > 0
     return CalibrationCard(
+        score="reported",
         method="isotonic" if calibration.knots else "platt",
         ece=float(np.abs(predicted - observed).sum() / len(outcomes)),
         brier=float(brier_score_loss(outcomes, probabilities, pos_label=1)),

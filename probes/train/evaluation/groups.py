@@ -11,6 +11,7 @@ from probes.cards import Group
 from probes.train.data import Example
 from probes.train.encode import Encoded
 from probes.train.metrics import Floats, Labels, auroc, rate_at
+from probes.train.statistic import worst_case
 
 MAX_WORST = 20
 
@@ -24,11 +25,12 @@ def group(name: str, scores: Floats, labels: Labels, threshold: float) -> Group:
         threshold: of the folded score.
     """
     positive, negative = scores[labels == 1], scores[labels == 0]
+    ranked = worst_case(np.where(np.isneginf(scores), np.nan, scores), labels)
     return Group(
         name=name,
         n_positive=len(positive),
         n_negative=len(negative),
-        auroc=auroc(scores, labels) if len(positive) and len(negative) else None,
+        auroc=auroc(ranked, labels) if len(positive) and len(negative) else None,
         tpr=rate_at(positive, threshold) if len(positive) else None,
         fpr=rate_at(negative, threshold) if len(negative) else None,
     )

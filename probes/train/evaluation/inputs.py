@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +13,10 @@ from probes.cards import Candidate
 from probes.errors import ShapeError
 from probes.train.data import Example
 from probes.train.encode import Encoded
+from probes.train.evaluation.intervals import clusters
+from probes.train.families import group_of
 from probes.train.metrics import Floats, Labels
+from probes.train.statistic import reported
 from probes.types import Probe
 
 
@@ -55,6 +59,16 @@ class Scored:
         """``(n_examples,)`` int64."""
         return np.array([e.label for e in self.examples], dtype=np.int64)
 
+    @cached_property
+    def families(self) -> Labels | None:
+        """The family's number of each example where intervals draw whole families; None where they draw examples."""
+        return clusters(["/".join(group_of(e)) for e in self.examples], self.labels)
+
+    def reported(self, probe: Probe) -> Floats:
+        """The scores that verdicts at the probe's first threshold report: ``(n_examples,)`` fp64, NaN unscored."""
+        threshold = probe.thresholds[0].value
+        return reported(self.token_scores, self.offsets, probe.fold, probe.scope, threshold, self.token_queries)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -69,7 +83,7 @@ class Judged:
         seeds: statistic of the test examples under the chosen configuration, refitted with each seed.
         shifts: test examples under other distributions.
         refit: fits the chosen configuration on other labels of ``train``; gives the test statistic.
-        random: a random direction at the chosen layer; gives the test statistic.
+        random: a random direction at the chosen layer; gives the test statistics of it and of its opposite.
         untrained: test statistic of the same pipeline on the model with re-initialised weights, or None.
         decode: the text of each token id.
         seed: of everything random in the evaluation.
@@ -84,7 +98,7 @@ class Judged:
     seeds: tuple[Floats, ...]
     shifts: Mapping[str, Scored]
     refit: Callable[[Labels], Floats]
-    random: Callable[[np.random.Generator], Floats]
+    random: Callable[[np.random.Generator], tuple[Floats, Floats]]
     untrained: Floats | None
     decode: Callable[[Sequence[int]], list[str]]
     seed: int

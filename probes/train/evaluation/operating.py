@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probes.cards import Estimate
-from probes.train.evaluation.inputs import Judged
-from probes.train.evaluation.intervals import bootstrap, share_estimate
+from probes.rates import written
+from probes.train.evaluation.inputs import Judged, Scored
+from probes.train.evaluation.intervals import bootstrap, trip_rate
 from probes.train.evaluation.ranking import Ranking
-from probes.train.metrics import Floats, Labels, auroc, rate_at
-from probes.train.statistic import never_trips
+from probes.train.metrics import Floats, auroc, rate_at
+from probes.train.statistic import never_trips, worst_case
 from probes.types import Threshold
 
 
@@ -20,14 +22,23 @@ def served(thresholds: Sequence[Threshold]) -> dict[str, Threshold]:
     """The first threshold of each false-positive rate, by the rate."""
     found: dict[str, Threshold] = {}
     for threshold in thresholds:
-        found.setdefault(f"{threshold.fpr:g}", threshold)
+        found.setdefault(written(threshold.fpr), threshold)
     return found
 
 
-def tpr_estimate(scores: Floats, labels: Labels, threshold: float) -> Estimate:
-    """Share of positives that trip, with its exact interval; ``-inf`` is unscored."""
-    tripped = scores[labels == 1] >= threshold
-    return share_estimate(int(tripped.sum()), len(tripped))
+def tpr_estimate(test: Scored, threshold: float, seed: int) -> Estimate:
+    """Share of positives that trip; an unscored one does not."""
+    return _trips(test, test.labels == 1, threshold, seed)
+
+
+def fpr_estimate(test: Scored, threshold: float, seed: int) -> Estimate:
+    """Share of the scored negatives that trip; at least one is."""
+    return _trips(test, (test.labels == 0) & ~np.isnan(test.statistic), threshold, seed)
+
+
+def _trips(test: Scored, chosen: NDArray[np.bool_], threshold: float, seed: int) -> Estimate:
+    tripped = (test.statistic >= threshold).astype(np.float64)  # NaN does not
+    return trip_rate(tripped, chosen.astype(np.float64), test.labels, seed, test.families)
 
 
 def further_figures(judged: Judged) -> dict[str, float]:
@@ -51,12 +62,13 @@ def n_unscored(statistic: Floats) -> int:
 
 
 def _other_thresholds(judged: Judged) -> dict[str, float]:
-    scores, labels = never_trips(judged.test.statistic), judged.test.labels
+    scores, labels = judged.test.statistic, judged.test.labels
+    negatives = scores[(labels == 0) & ~np.isnan(scores)]
     figures = {}
     first = served(judged.probe.thresholds).values()
     for t in (t for t in judged.probe.thresholds if t not in first):
-        figures[f"tpr_{t.method}_{t.fpr:g}"] = rate_at(scores[labels == 1], t.value)
-        figures[f"fpr_{t.method}_{t.fpr:g}"] = rate_at(scores[labels == 0], t.value)
+        figures[f"tpr_{t.method}_{written(t.fpr)}"] = rate_at(scores[labels == 1], t.value)
+        figures[f"fpr_{t.method}_{written(t.fpr)}"] = rate_at(negatives, t.value)
     return figures
 
 
@@ -65,7 +77,7 @@ def _at_own_rates(judged: Judged) -> dict[str, float]:
     ranking = Ranking.of(never_trips(judged.test.statistic), labels)
     figures: dict[str, float] = {}
     for rate, threshold in served(judged.probe.thresholds).items():
-        own = bootstrap(partial(ranking.tpr_at, threshold.fpr), labels, judged.seed)
+        own = bootstrap(partial(ranking.tpr_at, threshold.fpr), labels, judged.seed, families=judged.test.families)
         name = f"tpr_at_test_fpr_{rate}"
         figures |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
     return figures
@@ -76,7 +88,7 @@ def _conditions(judged: Judged) -> dict[str, float]:
     figures = {}
     for name, statistic in judged.conditions.items():
         scores = never_trips(statistic)
-        figures[f"auroc_{name}"] = auroc(scores, labels)
+        figures[f"auroc_{name}"] = auroc(worst_case(statistic, labels), labels)
         figures[f"tpr_{name}"] = rate_at(scores[labels == 1], threshold)
         figures[f"fpr_{name}"] = rate_at(scores[labels == 0], threshold)
     return figures

@@ -23,11 +23,12 @@ from probes.train.studies.served import ServedProbe
 def study_agreement(model: LoadedModel, material: Material, halves: Halves, seed: int = 0) -> Study:
     """Whether deployed and audit probe say the same on the test split."""
     deployed, audit = halves.deployed, halves.audit
-    labels = material.parts["test"].labels
+    part = material.parts["test"]
+    labels, drawn = part.labels, part.clusters
     mine, theirs = (_statistic(model, material, probe) for probe in (deployed, audit))
     rows: list[tuple[str | float | None, ...]] = []
     for probe, values, families in ((deployed, mine, halves.families[0]), (audit, theirs, halves.families[1])):
-        found = sight(probe, values, labels, seed)
+        found = sight(probe, values, labels, seed, drawn)
         who = f"{probe.name}, layer {probe.layer}, {probe.reading}, {families} families"
         rows += [
             (f"AUROC: {who}", found.auroc.value, found.auroc.low, found.auroc.high),
@@ -118,7 +119,8 @@ def watch(
 ) -> Change:
     """One probe on the test split of both models; ``key`` as for :func:`study_evasion`."""
     pair = (_statistic(before, material, probe), _statistic(after, material, probe, f"after_{key}"))
-    return change(probe, pair[0], pair[1], material.parts["test"].labels, seed)
+    part = material.parts["test"]
+    return change(probe, pair[0], pair[1], part.labels, seed, part.clusters)
 
 
 def _statistic(model: LoadedModel, material: Material, probe: ServedProbe, name: str = "model") -> Floats:

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped]
 
 from probes.cards import Estimate
-from probes.train.directions.figures import mean
-from probes.train.evaluation.intervals import auroc_estimate
+from probes.train.evaluation.intervals import auroc_estimate, bootstrap
 from probes.train.metrics import Floats, Labels
-from probes.train.statistic import never_trips
+from probes.train.statistic import never_trips, worst_case
 from probes.train.studies.served import ServedProbe
 
 MARGIN = 0.1
@@ -69,24 +67,33 @@ class Agreement:
     neither: float
 
 
-def sight(probe: ServedProbe, statistic: Floats, labels: Labels, seed: int) -> Sight:
-    """Figures of ``(n,)`` statistics, NaN unscored: those do not trip."""
+def sight(probe: ServedProbe, statistic: Floats, labels: Labels, seed: int, families: Labels | None = None) -> Sight:
+    """Figures of ``(n,)`` statistics, NaN unscored: those do not trip, and rank at their worst.
+
+    Args:
+        probe: whose sight it is.
+        statistic, labels: of the examples.
+        seed: of the interval. families: of :func:`~probes.train.evaluation.intervals.clusters`.
+    """
     tripped = statistic >= probe.threshold
     return Sight(
-        auroc=auroc_estimate(never_trips(statistic), labels, seed),
+        auroc=auroc_estimate(worst_case(statistic, labels), labels, seed, families),
         tpr=float(tripped[labels == 1].mean()),
         fpr=float(tripped[labels == 0].mean()),
     )
 
 
-def change(probe: ServedProbe, before: Floats, after: Floats, labels: Labels, seed: int) -> Change:
-    """A probe on the same examples under two models: ``(n,)`` statistics each."""
-    lost = (before >= probe.threshold).astype(float) - (after >= probe.threshold).astype(float)
+def change(
+    probe: ServedProbe, before: Floats, after: Floats, labels: Labels, seed: int, families: Labels | None = None
+) -> Change:
+    """A probe on the same examples under two models: ``(n,)`` statistics each; the rest as of :func:`sight`."""
+    positive = (labels == 1).astype(float)
+    lost = ((before >= probe.threshold).astype(float) - (after >= probe.threshold).astype(float)) * positive
     return Change(
         probe=probe,
-        before=sight(probe, before, labels, seed),
-        after=sight(probe, after, labels, seed),
-        fall=mean(torch.from_numpy(lost[labels == 1]), seed),
+        before=sight(probe, before, labels, seed, families),
+        after=sight(probe, after, labels, seed, families),
+        fall=bootstrap(lambda drawn: (drawn @ lost) / (drawn @ positive), labels, seed, families=families),
     )
 
 

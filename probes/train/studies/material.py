@@ -14,6 +14,7 @@ from probes.train.checkpoint import key_of
 from probes.train.collect import Activations, collect
 from probes.train.data import SPLITS, Dataset, Example, Split
 from probes.train.encode import Encoded, encode_example
+from probes.train.evaluation.intervals import clusters
 from probes.train.families import group_of
 from probes.train.metrics import Labels
 from probes.train.model import LoadedModel
@@ -40,6 +41,11 @@ class Part:
     def families(self) -> tuple[str, ...]:
         """Source and template family of each example."""
         return tuple("/".join(group_of(e)) for e in self.examples)
+
+    @property
+    def clusters(self) -> Labels | None:
+        """The family's number of each example where intervals draw whole families; None where they draw examples."""
+        return clusters(self.families, self.labels)
 
     def take(self, chosen: Sequence[int]) -> Part:
         """Those of these indices."""

@@ -20,7 +20,7 @@ from probes.train.evaluation.intervals import auroc_estimate, auroc_gap
 from probes.train.metrics import Floats, Labels, auroc
 from probes.train.model import LoadedModel
 from probes.train.progress import Reporter
-from probes.train.statistic import never_trips
+from probes.train.statistic import worst_case
 from probes.train.studies.autoencoder import SparseAutoencoder
 from probes.train.studies.contest import Contest, Feature, contest_study, dictionary_study, failures, feature_study
 from probes.train.studies.dictionary import Recipe, quality_of, train_autoencoder
@@ -75,7 +75,9 @@ def hold_contest(
     labels = {split: material.parts[split].labels for split in parts}
     features = {split: pooled_features(autoencoder, a, layer, pooling) for split, a in parts.items()}
     plain = {split: pooled_activations(a, layer, pooling) for split, a in parts.items()}
-    own: _Splits = {s: never_trips(served.statistic(material.activations(model, s, (served.layer,)))) for s in SPLITS}
+    own: _Splits = {
+        s: worst_case(served.statistic(material.activations(model, s, (served.layer,))), labels[s]) for s in SPLITS
+    }
 
     by_feature = feature_aurocs(features["validation"], labels["validation"])
     order = np.argsort(-np.abs(by_feature - 0.5), kind="stable")
@@ -86,19 +88,19 @@ def hold_contest(
     rivals: Mapping[str, _Splits] = {"plain probe": logistic, "served probe": own}
     rival = max(rivals, key=lambda name: auroc(rivals[name]["validation"], labels["validation"]))
     test: Split = "test"
-    y = labels[test]
+    y, families = labels[test], material.parts[test].clusters
     on_test = feature_aurocs(features[test], y)
     return Contest(
         concept=material.concept,
         n_positive=int(y.sum()),
         n_negative=int(len(y) - y.sum()),
-        served=auroc_estimate(own[test], y, seed),
-        plain=auroc_estimate(logistic[test], y, seed),
-        single=auroc_estimate(single[test], y, seed),
-        several=auroc_estimate(several[test], y, seed),
+        served=auroc_estimate(own[test], y, seed, families),
+        plain=auroc_estimate(logistic[test], y, seed, families),
+        single=auroc_estimate(single[test], y, seed, families),
+        several=auroc_estimate(several[test], y, seed, families),
         n_features=n_features,
-        single_gap=auroc_gap(single[test], rivals[rival][test], y, seed),
-        several_gap=auroc_gap(several[test], rivals[rival][test], y, seed),
+        single_gap=auroc_gap(single[test], rivals[rival][test], y, seed, families),
+        several_gap=auroc_gap(several[test], rivals[rival][test], y, seed, families),
         rival=rival,
         top=tuple(
             Feature(

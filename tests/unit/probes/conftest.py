@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from probe_samples import teach_refusal, write_tiny_model
 from transformers import AutoTokenizer
 
 from probes.train.model import LoadedModel, load_model
+from tests.support.probe_samples import teach_refusal, write_tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from probes.train.data import Example, Message
 from probes.train.encode import Encoded
 from probes.train.evaluation.inputs import Judged, Scored
 from probes.train.statistic import statistics
-from probes.types import FoldKind, FoldSpec, Probe, Scope
+from probes.types import Calibration, FoldKind, FoldSpec, Probe, Scope
 
 N_PROMPT = 4
 MEAN = FoldSpec(kind=FoldKind.MEAN, min_tokens=3)
@@ -62,12 +62,13 @@ def probe_for(validation: Scored, fold: FoldSpec = MEAN, scope: Scope = Scope.RE
     labels = validation.labels
     kept = ~np.isnan(validation.statistic)
     negatives = validation.statistic[kept & (labels == 0)]
-    return Probe(
+    probe = Probe(
         name="lying", concept="lying", layer=1, bias=0.0, fold=fold, scope=scope,
         thresholds=set_thresholds(negatives, (0.05, 0.1), "validation"),
-        calibration=calibrate(validation.statistic[kept], labels[kept]),
+        calibration=Calibration(slope=1.0, intercept=0.0),
         reference=reference_histogram(negatives),
     )  # fmt: skip
+    return probe.model_copy(update={"calibration": calibrate(validation.reported(probe)[kept], labels[kept])})
 
 
 def judged(n: int = 240, **options: object) -> Judged:
@@ -88,11 +89,16 @@ def judged(n: int = 240, **options: object) -> Judged:
         seeds=tuple(test.statistic + noise.normal(size=n) * 0.01 for _ in range(5)),
         shifts={"long_context": scored(40, "test", seed=5, lengths=(60, 90))},
         refit=lambda labels: noise.normal(size=n) + 0 * labels.sum(),
-        random=lambda rng: rng.normal(size=n),
+        random=lambda rng: both_signs(rng.normal(size=n)),
         untrained=noise.normal(size=n),
         decode=decode,
         seed=0,
     )
+
+
+def both_signs(statistic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of a direction and of its opposite, read at one token."""
+    return statistic, -statistic
 
 
 def decode(ids: Sequence[int]) -> list[str]:

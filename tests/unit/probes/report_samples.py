@@ -140,10 +140,12 @@ def full_probe(concept: str = "harmful_intent", chosen: int = 5, seed: int = 0) 
         n_positive=800,
         n_negative=900,
         n_unscored=3,
+        n_families=41,
         auroc=estimate(0.9934, 0.004),
         auprc=estimate(0.9911, 0.005),
         tpr_at={"0.01": estimate(0.962, 0.013), "0.001": estimate(0.871, 0.03)},
         measured_fpr_at={"0.01": 0.0122, "0.001": 0.0011},
+        fpr_interval_at={"0.01": (0.0061, 0.0218), "0.001": (0.0003, 0.0062)},
         by_seed=(0.9931, 0.9940, 0.9928, 0.9937, 0.9935),
         conditions={
             "tpr_conformal_0.01": 0.955,
@@ -160,6 +162,7 @@ def full_probe(concept: str = "harmful_intent", chosen: int = 5, seed: int = 0) 
             y=(0.0, *(float((positive >= c).mean()) for c in cuts), 1.0),
         ),
         calibration=CalibrationCard(
+            score="reported",
             method="isotonic",
             ece=0.0213,
             brier=0.0304,
@@ -360,7 +363,7 @@ def numbered(card: Card) -> Card:
 
 def hostile(card: Card) -> Card:
     """The card with a hostile ending of every text and of every name that is free."""
-    fixed = {"kind", "method"}
+    fixed = {"kind", "method", "score"}
 
     def change(value: Any, name: str) -> Any:
         return f"{value}{HOSTILE}" if isinstance(value, str) and name not in fixed else value

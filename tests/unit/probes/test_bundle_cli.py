@@ -92,6 +92,19 @@ def test_any_of_several_trusted_keys_will_do_and_the_environment_may_name_them(
     assert "which is not trusted" in run("verify", bundle.path, status=1).stderr
 
 
+def test_an_empty_variable_of_trusted_keys_is_refused_and_a_key_by_name_goes_before_it(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("keygen", tmp_path / "key")
+    run("sign", bundle.path, "--key", tmp_path / "key")
+    monkeypatch.setenv("PLUMBLINE_TRUSTED_KEYS", "")
+    assert "PLUMBLINE_TRUSTED_KEYS names an empty path" in run("verify", bundle.path, status=1).stderr
+    assert "signed by the trusted key" in run("verify", bundle.path, "--key", tmp_path / "key.pub").stdout
+    for value in (":", f"{tmp_path / 'key.pub'}:"):
+        monkeypatch.setenv("PLUMBLINE_TRUSTED_KEYS", value)
+        assert "empty path" in run("verify", bundle.path, status=1).stderr
+
+
 def test_the_passphrase_is_asked_for_twice_or_comes_from_the_environment(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from probe_samples import D_MODEL, N_LAYERS, rows
 
 from probes.activations import job as jobs
 from probes.activations.shards import ShardWriter
@@ -22,6 +21,7 @@ from probes.train.encode import Encoded, Positions, encode_example
 from probes.train.model import LoadedModel, ablated, forward, recorded
 from probes.train.progress import Silent
 from probes.types import Scope
+from tests.support.probe_samples import D_MODEL, N_LAYERS, rows
 
 
 @pytest.fixture

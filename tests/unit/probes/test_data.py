@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probe_samples import rows, write_rows
 
 from probes.errors import DataError
 from probes.train.data import read_dataset, read_unsplit
+from tests.support.probe_samples import rows, write_rows
 
 
 def good(concept: str = "harmful_intent") -> list[dict[str, Any]]:
@@ -116,6 +116,18 @@ def test_the_same_conversation_in_two_splits_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", examples)
     with pytest.raises(DataError, match=r"a\.jsonl:12: the same conversation is in train .* and in test"):
         read_dataset(tmp_path)
+
+
+def test_the_same_conversation_in_two_splits_of_two_concepts_is_refused(tmp_path: Path) -> None:
+    refusals = good("refusal")
+    refusals[-1]["messages"] = good()[0]["messages"]
+    write_rows(tmp_path / "a.jsonl", good() + refusals)
+    with pytest.raises(DataError, match=r"a\.jsonl:24: .* in train for harmful_intent .* and in test for refusal"):
+        read_dataset(tmp_path)
+    refusals[-1]["split"] = "train"
+    refusals[0]["split"] = "test"
+    write_rows(tmp_path / "a.jsonl", good() + refusals)
+    assert set(read_dataset(tmp_path).examples) == {"harmful_intent", "refusal"}
 
 
 def test_the_same_conversation_with_two_labels_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import planted
 import pytest
 import torch
-from probe_samples import rows
 from sklearn.metrics import roc_auc_score
 
 from probes.cards import DirectionCard, Effect
@@ -27,11 +27,12 @@ from probes.train.directions.effects import Subject, on_behaviour, on_harmless_t
 from probes.train.directions.find import DirectionSettings, FoundDirection, find_direction
 from probes.train.directions.off_target import Reader, on_probes
 from probes.train.directions.passes import Text
-from probes.train.directions.written import best_scope, write
+from probes.train.directions.written import best_scope, choose_scope, write
 from probes.train.encode import Encoded, encode_example
 from probes.train.interventions import ablate, add
 from probes.train.model import LoadedModel
 from probes.train.progress import Silent
+from tests.support.probe_samples import rows
 
 PROMPTS = planted.prompts()
 STEP = 5.0
@@ -113,9 +114,19 @@ def test_text_is_judged_and_read_by_the_unsteered_model(subject: Subject) -> Non
     for scope in ("all", "prompt"):
         effect = effects["refusal where it is not shown, in the text", f"add 1, {scope} positions"]
         assert (effect.before, effect.after.value) == (0.0, 1.0)
-    # Added everywhere the model says NO three times; the plain model expects that no more than another word.
-    assert found.scope in ("all", "prompt")
     assert [t.n_judged for t in found.answers] == [3] * 10
+
+
+def test_the_scope_is_chosen_by_what_is_written_in_other_cases_than_those_of_the_card(subject: Subject) -> None:
+    read: list[tuple[int, ...]] = []
+
+    def judge(ids: tuple[int, ...]) -> bool:
+        read.append(ids)
+        return ids.count(planted.NO) == 3  # as is written only where the direction is added to the answer as well
+
+    elsewhere = Cases(subject.cases.present[:1], tuple(Situation((planted.FILLER[0], t)) for t in planted.HARMLESS[:4]))
+    assert choose_scope(replace(subject, cases=elsewhere), judge, 3, Silent()) == "all"
+    assert len(read) == 2 * 4, "four cases under each of two scopes"
 
 
 def test_the_scope_that_works_has_the_higher_rate_or_else_the_better_text() -> None:
@@ -215,6 +226,7 @@ def test_its_card_has_every_candidate_effect_control_and_strength(refusal: Found
     effects = by_name(list(card.effects))
     assert effects["refusal where it is shown, in the text", "ablate 1"].after.value <= 0.1
     assert "add at" in card.method
+    assert "the model does as labelled: 12 of 12 positives, 11 of 12 negatives" in card.method
     assert {c.operator for c in card.random} == {d.operator for d in card.dose} == {"ablate", "add"}
     assert DirectionCard.model_validate_json(card.model_dump_json()) == card
 

@@ -9,13 +9,13 @@ import planted
 import pytest
 import torch
 import transformers
-from probe_samples import D_MODEL
 
 from probes.train.directions import figures
 from probes.train.directions.effects import SCOPES
 from probes.train.directions.passes import Text, disturbance, greedy, log_likelihoods, next_token_logits
 from probes.train.interventions import PLAIN, ablate, add
 from probes.train.model import LoadedModel, wrap_model
+from tests.support.probe_samples import D_MODEL
 
 PROMPTS = [(2, 4, 20, 21, 22, 6, 5), (2, 4, 30, 6, 5), (2, 4, 40, 41, 42, 43, 44, 6, 5)]
 

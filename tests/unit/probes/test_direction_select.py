@@ -7,10 +7,10 @@ from pathlib import Path
 import planted
 import pytest
 import torch
-from probe_samples import rows
 
 from probes.errors import DataError
 from probes.template import find_markers
+from probes.train.cases import of_both_labels
 from probes.train.collect import Activations, collect
 from probes.train.data import Example
 from probes.train.directions.behaviour import Cases, FirstTokens, Situation, by_behaviour, find_first_tokens, log_odds
@@ -20,6 +20,7 @@ from probes.train.directions.select import Candidate, choose, measure, measure_a
 from probes.train.encode import encode_example
 from probes.train.model import LoadedModel, forward, recorded
 from probes.train.progress import Silent
+from tests.support.probe_samples import rows
 
 PROMPTS = planted.prompts()
 BEHAVIOUR = FirstTokens("refusal", (planted.NO,))
@@ -115,8 +116,16 @@ def test_situations_are_kept_only_if_the_model_does_as_their_label_says() -> Non
 
 def test_a_sample_has_at_most_so_many_of_each_kind_spread_over_all() -> None:
     cases = Cases(tuple(Situation((i,)) for i in range(30)), tuple(Situation((i,)) for i in range(3)))
-    assert [s.prompt[0] for s in cases.sample(7).present] == [0, 5, 10, 15, 20, 25]
+    assert [s.prompt[0] for s in cases.sample(7).present] == [0, 4, 8, 12, 17, 21, 25]
     assert cases.sample(7).absent == cases.absent
+
+
+@pytest.mark.parametrize("n", [256, 257, 400, 511, 512])
+def test_labels_that_take_turns_are_both_kept_where_a_split_is_thinned(n: int) -> None:
+    examples = [planted.prompt(planted.HARMFUL[0], label=i % 2) for i in range(n)]
+    kept = of_both_labels(examples, 64)
+    assert [e.label for e in kept] == [1] * 64 + [0] * 64
+    assert of_both_labels(examples[:3], 64) == (examples[1], examples[0], examples[2])
 
 
 def by_hand(model: LoadedModel, last: int, along: float) -> float:

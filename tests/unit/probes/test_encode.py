@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from probe_samples import CHATML, GEMMA, LLAMA2, bytes_tokenizer
 
 from probes.errors import DataError
 from probes.template import encode_prompt, find_markers
 from probes.train.data import Example
 from probes.train.encode import OUTSIDE_SPAN_WEIGHT, Positions, encode_example
+from tests.support.probe_samples import CHATML, GEMMA, LLAMA2, bytes_tokenizer
 
 
 def example(**changes: Any) -> Example:

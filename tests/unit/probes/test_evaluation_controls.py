@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from evaluation_samples import conversation, judged, scored
+import pytest
+import torch
+from evaluation_samples import both_signs, conversation, judged, scored
 from sklearn.metrics import roc_auc_score
 
 from probes.train.data import Message
 from probes.train.evaluation.baselines import baseline_scores, text_baselines
 from probes.train.evaluation.controls import N_DIRECTIONS, N_PERMUTATIONS, controls
+from probes.train.fit import Columns
+from probes.train.judged import random_directions
 from probes.train.metrics import auroc
 from probes.train.progress import Silent
+from probes.train.statistic import statistics
+from probes.types import FoldKind, FoldSpec, Scope
 
 
 def examples(split: str, text, n: int = 120):
@@ -67,7 +73,8 @@ def test_the_best_baseline_comes_first_and_the_gap_is_paired() -> None:
     ]
     labels = np.array([e.label for e in splits[2]])
     probe = labels + np.random.default_rng(0).normal(size=120)
-    found = text_baselines(*splits, probe, 0, Silent())
+    test = replace(scored(120, "test"), examples=tuple(splits[2]), statistic=probe)
+    found = text_baselines(*splits[:2], test, 0, Silent())
     values = [c.auroc.value for c in found]
     assert values == sorted(values, reverse=True)
     assert all(c.gap.value == np.float64(auroc(probe, labels) - c.auroc.value) for c in found)
@@ -98,7 +105,7 @@ def test_labels_are_permuted_not_redrawn_and_each_control_is_asked_as_often_as_i
         replace(
             sample,
             refit=lambda labels: asked.append(labels) or sample.test.statistic,
-            random=lambda rng: drawn.append(rng.normal()) or sample.test.statistic,
+            random=lambda rng: drawn.append(rng.normal()) or both_signs(sample.test.statistic),
             untrained=None,
         ),
         Silent(),
@@ -111,7 +118,48 @@ def test_labels_are_permuted_not_redrawn_and_each_control_is_asked_as_often_as_i
 
 def test_a_direction_that_ranks_the_labels_the_wrong_way_round_counts_as_its_opposite() -> None:
     sample = judged()
-    found = controls(replace(sample, random=lambda _: -sample.test.statistic, untrained=None), Silent())
+    wrong_way_round = both_signs(-sample.test.statistic)
+    found = controls(replace(sample, random=lambda _: wrong_way_round, untrained=None), Silent())
     assert found[2].auroc.value == auroc(sample.test.statistic, scored(240, "test", seed=2).labels)
     assert found[2].gap.value == 0
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("kind", [FoldKind.MAX, FoldKind.SOFTMAX, FoldKind.EMA_MAX])
+def test_the_opposite_of_a_random_direction_is_folded_from_the_opposite_token_scores(kind: FoldKind) -> None:
+    torch.manual_seed(0)
+    values, offsets, fold = torch.randn(40, 6), torch.tensor([0, 15, 25, 40]), FoldSpec(kind=kind)
+    asked: list[Columns] = []
+
+    def statistic(columns: Columns) -> np.ndarray:
+        asked.append(columns)
+        return statistics(columns.scores(values)[:, 0], offsets, fold, Scope.RESPONSE)
+
+    probe = Columns(torch.full((6, 1), 2.0), torch.tensor([3.0]))
+    one, other = random_directions(probe, None, statistic)(np.random.default_rng(0))
+    scores = asked[0].scores(values)[:, 0]
+    np.testing.assert_allclose(other, statistics(-scores, offsets, fold, Scope.RESPONSE), rtol=1e-5)
+    assert (other != -one).all()
+    assert float(asked[0].weights.norm()) == pytest.approx(float(probe.weights.norm()))
+    assert float(asked[0].bias.abs().sum()) == 0
+
+
+def test_a_random_direction_does_not_read_what_was_removed_from_the_probe() -> None:
+    removed, seen = torch.eye(6)[2], []
+    draw = random_directions(
+        Columns(torch.ones(6, 1), torch.zeros(1), torch.ones(6)), removed, lambda c: seen.append(c) or np.zeros(1)
+    )
+    draw(np.random.default_rng(0))
+    for columns in seen:
+        assert columns.weights[2].abs().max() < 1e-6
+        assert abs(float(columns.query[2])) < 1e-6
+
+
+def test_an_unscored_example_counts_against_the_probe_and_against_its_controls_alike() -> None:
+    sample = judged()
+    statistic = sample.test.statistic.copy()
+    statistic[np.flatnonzero(sample.test.labels == 0)[:60]] = np.nan  # half of the negatives
+    unscored = replace(sample, test=replace(sample.test, statistic=statistic), untrained=statistic)
+    same = controls(replace(unscored, random=lambda _: (statistic, statistic)), Silent())
+    assert same[-1].gap.value == same[-2].gap.value == 0
+    assert same[-1].auroc.value < 0.55  # a negative without a score ranks above every positive

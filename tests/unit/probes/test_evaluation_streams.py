@@ -87,7 +87,7 @@ def test_a_prompt_probe_has_no_time_to_detection() -> None:
 
 
 def test_an_attention_fold_without_queries_is_refused() -> None:
-    probe = probe_for(scored(240, "validation"), fold=FoldSpec(kind=FoldKind.ATTENTION))
+    probe = probe_for(scored(240, "validation")).model_copy(update={"fold": FoldSpec(kind=FoldKind.ATTENTION)})
     with pytest.raises(ShapeError, match="queries are missing"):
         detection_time(probe, scored(20, "test"))
 

@@ -16,7 +16,8 @@ from probes.cards import (
     RandomControl,
     ShiftCase,
 )
-from probes.train.failures import direction_failures, probe_failures
+from probes.train.examples import Example
+from probes.train.failures import data_failures, direction_failures, probe_failures
 from probes.types import Direction, FoldKind, FoldSpec, Scope
 from tests.support.tiny import make_probe
 
@@ -54,6 +55,27 @@ GOOD = ProbeCard(
     ),
     shifts=(ShiftCase(name="decoys", n_positive=0, n_negative=50, fpr=0.01),),
 )
+
+
+def example(family: str, split: str, shift: str = "") -> Example:
+    messages = [{"role": "user", "content": f"{family} {split}"}]
+    raw = {"id": family + split + shift, "concept": "deceit", "label": 1, "messages": messages}
+    return Example.model_validate(raw | {"source": "s", "family": family, "split": split, "shift": shift})
+
+
+def test_a_family_that_is_in_two_splits_is_named_and_a_shifted_example_is_in_none() -> None:
+    whole = [example("a", "train"), example("b", "test"), example("a", "test", "decoys")]
+    assert list(data_failures("deceit", whole)) == []
+    (found,) = data_failures("deceit", [*whole, example("a", "test"), example("c", "validation")])
+    assert found.what.startswith("deceit: every template family in one split")
+    assert found.found.startswith("1 of 3 families are in several splits, such as s / a;")
+
+
+def test_repeated_conversations_are_counted() -> None:
+    again = example("a", "train").model_copy(update={"id": "again"})
+    (found,) = data_failures("deceit", [example("a", "train"), again, example("b", "test")])
+    assert found.what == "deceit: every conversation once"
+    assert found.found.startswith("1 of 3 repeat another one")
 
 
 def test_a_probe_that_meets_every_promise_has_no_failure() -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_samples import D_MODEL, N_LAYERS
 
 from monitor.engine import ops
 from probes.errors import PlumblineError, ShapeError
 from probes.train.directions import ace
 from probes.train.interventions import PLAIN, Gate, Steering, ablate, add, affine, conditional
 from probes.train.model import LoadedModel, forward, next_logits, recorded
+from tests.support.probe_samples import D_MODEL, N_LAYERS
 
 IDS = [[2, 4, 20, 21, 22, 6, 5], [2, 4, 30, 6, 5]]
 ENDS = torch.tensor([5, 3])

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from probe_samples import D_MODEL, N_LAYERS
 from torch import nn
 
 from probes.errors import ModelFormatError, ShapeError
 from probes.train.model import LoadedModel, ablated, added, forward, next_logits, recorded, wrap_model
+from tests.support.probe_samples import D_MODEL, N_LAYERS
 
 IDS = [[2, 4, 20, 21, 22, 6, 5], [2, 4, 30, 6, 5], [2, 4, 40, 41, 42, 43, 44, 6, 5]]
 

@@ -52,6 +52,28 @@ def test_served_rates_are_at_the_validation_threshold_not_at_one_of_the_test_spl
     assert list(card.tpr_at) == ["0.05", "0.1"]
 
 
+def test_the_rate_on_the_test_negatives_stands_with_its_interval_beside_the_one_that_was_allowed(card) -> None:
+    assert card.fpr_interval_at.keys() == card.measured_fpr_at.keys() == card.tpr_at.keys()
+    for rate, (low, high) in card.fpr_interval_at.items():
+        assert low < card.measured_fpr_at[rate] < high
+
+
+def test_intervals_draw_whole_families_and_say_how_many_or_draw_examples_where_families_are_few(card, sample) -> None:
+    assert card.n_families == 10
+    few = tuple(e.model_copy(update={"family": f"family{e.label}"}) for e in sample.test.examples)
+    other = probe_card(replace(sample, test=replace(sample.test, examples=few)), Silent())
+    assert other.n_families is None
+    assert other.auroc.value == card.auroc.value
+    assert (other.auroc.low, other.auroc.high) != (card.auroc.low, card.auroc.high)
+
+
+def test_probabilities_are_judged_by_the_scores_that_verdicts_report(card, sample) -> None:
+    assert card.calibration.score == "reported"
+    scores = sample.test.reported(sample.probe)
+    probabilities = np.array([sample.probe.calibration.probability(s) for s in scores])
+    assert card.calibration.brier == pytest.approx(((probabilities - sample.test.labels) ** 2).mean())
+
+
 def test_a_second_threshold_of_the_same_rate_is_reported_by_its_method(card: ProbeCard, sample) -> None:
     statistic = filled(sample.test.statistic)[sample.test.labels == 1]
     conformal = sample.probe.thresholds[2]
@@ -95,7 +117,7 @@ def test_unscored_examples_are_counted_and_never_trip(sample) -> None:
     assert found.n_unscored == 30
     assert found.tpr_at["0.05"].value <= 0.75
     assert (found.conditions["n_unscored_ablated"], found.conditions["n_unscored_shift_long_context"]) == (30, 40)
-    assert (found.shifts[0].fnr, found.shifts[0].fpr, found.shifts[0].auroc) == (1, 0, 0.5)
+    assert (found.shifts[0].fnr, found.shifts[0].fpr, found.shifts[0].auroc) == (1, 0, 0)  # ranked at their worst
     assert sum(found.histograms.positive) == 90
 
 
@@ -105,10 +127,11 @@ def test_a_probe_that_tells_nothing_has_a_card_that_says_so() -> None:
     same = np.zeros(6)
     found = probe_card(
         replace(
-            few, test=test, conditions={}, seeds=(same,), refit=lambda _: same, random=lambda _: same, untrained=same
+            few, test=test, conditions={}, seeds=(same,), refit=lambda _: same, random=lambda _: (same, same),
+            untrained=same,
         ),
         Silent(),
-    )
+    )  # fmt: skip
     assert (found.auroc.value, found.auroc.low, found.auroc.high) == (0.5, 0.5, 0.5)
     assert found.tpr_at["0.05"].low < found.tpr_at["0.05"].value == found.measured_fpr_at["0.05"] == 1.0
     assert found.conditions["tpr_at_test_fpr_0.05"] == 0.0  # no cut of equal scores keeps the rate
@@ -124,7 +147,7 @@ def test_a_prompt_probe_has_a_card_without_detection() -> None:
 
 def test_a_test_split_without_scores_or_with_one_label_is_refused(sample) -> None:
     nothing = replace(sample.test, statistic=np.full(240, np.nan))
-    with pytest.raises(DataError, match="none of 240 test examples has a score"):
+    with pytest.raises(DataError, match="none of 120 test negatives has a score"):
         probe_card(replace(sample, test=nothing), Silent())
     one = scored(240, "test")
     one = replace(one, examples=tuple(e.model_copy(update={"label": 1}) for e in one.examples))

@@ -11,7 +11,14 @@ from scipy.stats import beta
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from probes.errors import DataError
-from probes.train.evaluation.intervals import auroc_estimate, auroc_gap, bootstrap, share_estimate
+from probes.train.evaluation.intervals import (
+    auroc_estimate,
+    auroc_gap,
+    bootstrap,
+    clusters,
+    share_estimate,
+    trip_rate,
+)
 from probes.train.evaluation.ranking import Ranking
 from probes.train.statistic import never_trips
 
@@ -136,3 +143,63 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons(hits: int, more: int) -
     assert found.low == pytest.approx(beta.ppf(0.025, hits, n - hits + 1) if hits else 0.0)
     assert found.high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits))
     assert share_estimate(100, 100).low == pytest.approx(0.025 ** (1 / 100))
+
+
+def in_families(rng: np.random.Generator, n_families: int, each: int, spread: float) -> tuple[np.ndarray, ...]:
+    """Scores, labels and families: every family of one label, its examples ``spread`` apart from other families."""
+    families = np.repeat(np.arange(n_families), each)
+    labels = families % 2
+    scores = rng.normal(size=n_families)[families] * spread + rng.normal(size=len(families)) + labels
+    return scores, labels.astype(np.int64), families
+
+
+def test_a_draw_of_families_has_all_or_none_of_a_family_and_always_both_labels() -> None:
+    families = np.repeat(np.arange(6), [1, 2, 3, 4, 5, 6])
+    labels = (families == 5).astype(np.int64)  # one family holds every positive: a third of all draws would lack it
+    seen = []
+    bootstrap(lambda w: seen.append(w) or w.sum(axis=1), labels, 0, n_draws=500, families=families)
+    draws = np.concatenate(seen[1:])
+    assert draws.shape == (500, 21)
+    for family in range(6):
+        assert (draws[:, families == family] == draws[:, families == family][:, :1]).all()
+    assert (draws[:, families == 5] > 0).all()
+    assert (draws[:, families < 5].sum(axis=1) > 0).all()
+
+
+def test_families_that_resemble_each_other_inside_widen_the_interval_to_what_new_families_would_show() -> None:
+    rng = np.random.default_rng(0)
+    samples = (in_families(rng, 60, 20, 1.0) for _ in range(300))
+    aurocs = [roc_auc_score(labels, scores) for scores, labels, _ in samples]
+    scores, labels, families = in_families(rng, 60, 20, 1.0)
+    by_family, by_example = auroc_estimate(scores, labels, 0, families), auroc_estimate(scores, labels, 0)
+    width = np.quantile(aurocs, 0.975) - np.quantile(aurocs, 0.025)
+    assert by_family.high - by_family.low == pytest.approx(width, rel=0.3)
+    assert by_example.high - by_example.low < 0.6 * width
+    assert by_family.value == by_example.value
+
+
+def test_drawing_families_of_one_example_each_is_drawing_examples() -> None:
+    scores, labels, _ = in_families(np.random.default_rng(1), 600, 1, 0.0)
+    alone, plain = auroc_estimate(scores, labels, 0, np.arange(600)), auroc_estimate(scores, labels, 0)
+    assert alone.high - alone.low == pytest.approx(plain.high - plain.low, rel=0.15)
+
+
+def test_families_are_drawn_only_where_there_are_five_of_each_label() -> None:
+    labels = np.arange(40) % 2
+    assert clusters([f"f{i // 4}" for i in range(40)], labels) is not None
+    assert clusters([f"f{i % 8}" for i in range(40)], labels) is None  # four of each label
+    assert clusters(["one"] * 40, labels) is None
+
+
+def test_a_rate_over_families_is_at_least_as_uncertain_as_the_exact_interval_of_independent_examples() -> None:
+    families = np.repeat(np.arange(20), 30)
+    labels = families % 2
+    positive, tripped = labels.astype(float), (families % 4 == 1).astype(float)  # every second family of positives
+    exact = trip_rate(tripped, positive, labels, 0)
+    found = trip_rate(tripped, positive, labels, 0, families)
+    assert exact == share_estimate(150, 300)
+    assert found.value == 0.5
+    assert found.low < exact.low - 0.1
+    assert found.high > exact.high + 0.1
+    everything = trip_rate(np.ones(600), positive, labels, 0, families)
+    assert everything == share_estimate(300, 300), "no draw shows a miss that the sample does not hold"

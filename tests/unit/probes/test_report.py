@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from pydantic import ValidationError
 from report_samples import (
     HOSTILE,
     full_card,
@@ -24,11 +25,11 @@ from report_samples import (
     without_plain_charts,
 )
 
-from probes.cards import Card, Comparison, Curve, Estimate
+from probes.cards import Card, Comparison, Curve, Estimate, ProbeCard
 from probes.report.build import build_report
 from probes.report.charts import line
 from probes.report.markdown import escape, render_markdown
-from probes.report.page import render_page
+from probes.report.page import is_figure, render_page
 from probes.report.tables import reading
 from probes.report.text import anything, number, share
 
@@ -217,6 +218,26 @@ def test_hostile_texts_stay_texts(written):
         assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
         assert all(target.startswith("#") for target in page.having("href"))
         assert plain(HOSTILE) in plain(page.text)
+
+
+@pytest.mark.parametrize("rate", ["a tenth", "", "nan", "inf", "0", "1", "-0.1", "0.010", "1e400"])
+@pytest.mark.parametrize("field", ["tpr_at", "measured_fpr_at"])
+def test_a_card_whose_rates_are_no_rates_is_refused_with_what_was_wanted(field, rate):
+    raw = minimal_probe().model_dump()
+    raw[field] = {rate: {"value": 1, "low": 1, "high": 1} if field == "tpr_at" else 0.5}
+    with pytest.raises(ValidationError, match=r"wanted a number between 0 and 1, written as '0\.01'"):
+        ProbeCard.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("cell", "figure"),
+    [
+        ("0.981 [0.975, 0.987]", True), (">99.9%", True), ("-1.2e-05", True), ("1,234", True), ("", False),
+        ("e", False), ("[-]", False), ("layer 3", False), ("3 tokens", False),
+    ],
+)  # fmt: skip
+def test_a_cell_is_a_figure_if_it_holds_digits_and_nothing_that_is_no_number(cell, figure):
+    assert is_figure(cell) is figure
 
 
 def test_a_table_row_of_the_markdown_has_as_many_cells_as_its_head(markdown):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from probe_samples import BAD, FILLER, GOOD, write_rows
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
@@ -44,6 +43,7 @@ from probes.types import (
     Scope,
     Threshold,
 )
+from tests.support.probe_samples import BAD, FILLER, GOOD, write_rows
 
 LAST = Reading(Scope.LAST_USER, FoldSpec(kind=FoldKind.LAST), "last")
 CONCEPT = "harmful_intent"

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_samples import CHATML, GEMMA, LLAMA2, bytes_tokenizer
 
 from probes.errors import DataError
 from probes.scope import scope_interval
 from probes.template import encode_prompt, find_markers, render_text
 from probes.types import RoleMarkers, Scope
+from tests.support.probe_samples import CHATML, GEMMA, LLAMA2, bytes_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probe_samples import CONCEPTS, rows, write_rows
 from typer.testing import CliRunner
 
 from probes.bundle import Bundle, check_model, read_bundle
@@ -24,6 +23,7 @@ from probes.train.model import LoadedModel, forward, recorded
 from probes.train.pipeline import train
 from probes.train.progress import Silent
 from probes.train.settings import Settings
+from tests.support.probe_samples import CONCEPTS, rows, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probe_samples import FILLER, write_rows
 from transformers import AutoTokenizer
 
 from probes.bundle import check_model
 from probes.train.pipeline import train
 from probes.train.progress import Silent
 from probes.train.settings import Settings
+from tests.support.probe_samples import FILLER, write_rows
 from tests.support.tiny import make_model
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
