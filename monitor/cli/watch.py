@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -55,7 +58,7 @@ def watch(
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     lost = 0
     try:
-        with closing(events(wanted, address)) as stream:
+        with _ended_by_interrupts(), closing(events(wanted, address)) as stream:
             for count, event in enumerate(stream, start=1):
                 if event.dropped > lost:
                     _note(f"too slow: {event.dropped - lost} events were lost")
@@ -63,14 +66,33 @@ def watch(
                 console.print(_json(event) if as_json else line(event), markup=False)
                 if count == limit:
                     return
-    except KeyboardInterrupt:
-        _note("stopped")
     except grpc.RpcError as error:
         typer.echo(f"plumbline watch: {explain(error, address)}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
     except ValueError as error:  # the server is newer and says something that we do not know
         typer.echo(f"plumbline watch: {error}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
+
+
+@contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process: an exception that is raised amid grpc's own locks may hang it or get lost.
+
+    Every line is flushed when it is printed, so that nothing is. Other threads than the main one take no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(number: int, frame: object) -> None:  # noqa: ARG001  # the signature of a handler
+    os.write(2, b"plumbline watch: stopped\n")
+    os._exit(0)
 
 
 def events(wanted: Request, address: str) -> Generator[Event]:
