@@ -160,7 +160,7 @@ class Job:
         tripped = [d for d in verdict.detections if d.tripped and d.action is Action.REPLACE]
         return self.replacements[min(tripped, key=lambda d: (d.position is None, d.position)).rule]
 
-    async def last_scored(self, choice: int) -> None:
+    async def last_scored(self, choice: int, overdue: Overdue) -> None:
         """Under ``live``: wait for the newest token's score, or for the engine to say that there will be none.
 
         Text and frames come over different connections: without this a score on its way would be told as missing.
@@ -168,7 +168,7 @@ class Job:
         ending = self.endings[choice]
         if not self.plan.hold and not ending.failures:
             whole = self.n_prompt(choice) + ending.n_completion
-            await wait_scored(self.session, (choice,), whole, self.alive, self.overdue())
+            await wait_scored(self.session, (choice,), whole, self.alive, overdue)
 
     def note_late(self, choice: int, answer: dict[str, Any]) -> None:
         """Note the last token that ``live`` release let pass, if it carries text and has no score."""

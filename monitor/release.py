@@ -183,7 +183,7 @@ class StreamRelease:
             return self._chunk(payload, index, n_prompt + count)
         if ending.stopped:
             payload = {**payload, "choices": [{**choice, "finish_reason": CUT_REASON}]}
-        await job.last_scored(index)
+        await job.last_scored(index, job.overdue())
         job.note_late(index, choice)
         return self._last(payload, index)
 

@@ -57,7 +57,7 @@ async def _finish_choice(
     scored = await job.scored(index, needed, overdue)
     if not scored and ending.stopped is None:
         raise job.unscored(index, needed)
-    await job.last_scored(index)
+    await job.last_scored(index, overdue)
     job.note_late(index, choice)
     job.released[index] = count
     if not scored or job.withheld(index, count, finished=True):

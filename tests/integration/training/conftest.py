@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from probes.train.model import LoadedModel, load_model
-from tests.support.probe_samples import teach_refusal, write_tiny_model
+from tests.support.probe_samples import one_thread, teach_refusal, write_tiny_model
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Many threads only get in each other's way on tensors this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="package")
